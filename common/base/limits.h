@@ -1,0 +1,56 @@
+/* limits.h - every bound on what comes from outside, with its unit and its reason. */
+#ifndef MOESAIC_BASE_LIMITS_H
+#define MOESAIC_BASE_LIMITS_H
+
+/* Model files */
+#define LIMIT_SAFETENSORS_HEADER_BYTES (64u << 20) /* DeepSeek-V3's largest shard header is 150 KiB; room for one-file models */
+#define LIMIT_CONFIG_JSON_BYTES        (1u << 20)
+#define LIMIT_INDEX_JSON_BYTES         (64u << 20) /* DeepSeek-V3's index: 9 MiB */
+#define LIMIT_TOKENIZER_JSON_BYTES     (128u << 20)
+#define LIMIT_FILE_JSON_DEPTH          64u
+#define LIMIT_SHARDS                   4096u
+#define LIMIT_LAYERS                   512u
+#define LIMIT_EXPERTS                  1024u /* per layer; ids travel as u16 */
+#define LIMIT_TOP_K                    64u
+#define LIMIT_HIDDEN                   65536u
+#define LIMIT_VOCAB                    (4u << 20)
+#define LIMIT_CONTEXT                  (16u << 20) /* tokens */
+
+/* HTTP (reference: operations, defaults) */
+#define LIMIT_HTTP_HEAD_BYTES       (32u << 10)
+#define LIMIT_HTTP_URL_BYTES        (8u << 10)
+#define LIMIT_HTTP_HEADERS          64u
+#define LIMIT_HTTP_BODY_BYTES       (8u << 20)
+#define LIMIT_HTTP_BODIES_BYTES     (256u << 20) /* all request bodies under way together */
+#define LIMIT_HTTP_CONNECTIONS      1024u
+#define LIMIT_HTTP_CONNECTIONS_IP   512u /* from one address; loopback is not limited */
+#define LIMIT_HTTP_HEAD_MS          10000u
+#define LIMIT_HTTP_BODY_MS          30000u
+#define LIMIT_HTTP_IDLE_MS          60000u
+#define LIMIT_HTTP_STALLED_MS       30000u
+#define LIMIT_HTTP_PIPELINED_BYTES  (80u << 10)
+#define LIMIT_HTTP_UNSENT_MARK      (64u << 10) /* above it a stream takes no more tokens */
+#define LIMIT_JSON_DEPTH            64u
+
+/* Requests */
+#define LIMIT_QUEUE                 64u /* waiting requests, then 503 */
+#define LIMIT_N                     8u
+#define LIMIT_TOP_LOGPROBS          20u
+#define LIMIT_STOP_STRINGS          16u
+#define LIMIT_STOP_BYTES            256u
+#define LIMIT_PROMPTS               64u /* prompts in one completions request */
+#define LIMIT_REQUEST_MS            600000u
+
+/* Chat templates */
+#define LIMIT_TEMPLATE_STEPS        1000000u
+#define LIMIT_TEMPLATE_OUTPUT_BYTES (1u << 20)
+#define LIMIT_TEMPLATE_DEPTH        100u
+#define LIMIT_TEMPLATE_BYTES        (1u << 20)
+
+/* Wire */
+#define LIMIT_FRAME_BYTES           (64u << 20)
+#define LIMIT_NODES                 1024u
+#define LIMIT_PIECE_BYTES           (256u << 10) /* bulk work is cut into pieces of at most this */
+#define LIMIT_BULK_OUTSTANDING      2u
+
+#endif
