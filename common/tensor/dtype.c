@@ -1,0 +1,108 @@
+#include "common/tensor/dtype.h"
+
+#include "common/base/check.h"
+
+/* Q8_0: one f16 scale, then 32 int8. */
+#define Q8_BLOCK       32u
+#define Q8_BLOCK_BYTES 34u
+
+static const struct {
+    const char *name;
+    uint32_t block;
+    uint32_t bytes;
+} formats[DTYPE_N] = {
+    [DTYPE_F32] = {"F32", 1, 4},
+    [DTYPE_F16] = {"F16", 1, 2},
+    [DTYPE_BF16] = {"BF16", 1, 2},
+    [DTYPE_Q8_0] = {"Q8_0", Q8_BLOCK, Q8_BLOCK_BYTES},
+};
+
+const char *dtype_name(enum dtype t)
+{
+    assert(t < DTYPE_N);
+    return formats[t].name;
+}
+
+uint32_t dtype_block(enum dtype t)
+{
+    assert(t < DTYPE_N);
+    return formats[t].block;
+}
+
+size_t dtype_block_bytes(enum dtype t)
+{
+    assert(t < DTYPE_N);
+    return formats[t].bytes;
+}
+
+size_t dtype_bytes(enum dtype t, size_t n)
+{
+    assert(n % dtype_block(t) == 0);
+    return n / dtype_block(t) * dtype_block_bytes(t);
+}
+
+float f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t exponent = h >> 10 & 31u;
+    uint32_t fraction = h & 0x3ffu;
+    if (exponent == 31) return f32_from_bits(sign | 0x7f800000u | fraction << 13);
+    if (exponent != 0) return f32_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    /* Zero or subnormal: fraction * 2^-24 is exact, and keeps the sign of zero through the bits. */
+    return f32_from_bits(sign | f32_bits((float)fraction * 0x1p-24f));
+}
+
+uint16_t f16_from_f32(float f)
+{
+    uint32_t bits = f32_bits(f);
+    uint32_t sign = bits >> 16 & 0x8000u;
+    uint32_t u = bits & 0x7fffffffu;
+    if (u > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (u >> 13 & 0x1ffu));
+    if (u >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and above round to infinity */
+    if (u < 0x38800000u) {
+        /* Below 2^-14: adding 0.5 puts the unit of the last place at 2^-24, the f16 subnormal step,
+         * so that the addition itself rounds to nearest even. */
+        float shifted = f32_from_bits(u) + 0.5f;
+        return (uint16_t)(sign | (f32_bits(shifted) - f32_bits(0.5f)));
+    }
+    u += 0xfffu + (u >> 13 & 1u);
+    return (uint16_t)(sign | ((u >> 13) - (112u << 10)));
+}
+
+static void q8_0_to_f32(const uint8_t *src, size_t n, float *dst)
+{
+    for (size_t b = 0; b < n / Q8_BLOCK; b++) {
+        uint16_t half;
+        memcpy(&half, src, sizeof half);
+        float d = f16_to_f32(half);
+        int8_t q[Q8_BLOCK];
+        memcpy(q, src + 2, sizeof q);
+        for (size_t i = 0; i < Q8_BLOCK; i++) dst[i] = d * (float)q[i];
+        src += Q8_BLOCK_BYTES;
+        dst += Q8_BLOCK;
+    }
+}
+
+void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst)
+{
+    assert(t < DTYPE_N && n % dtype_block(t) == 0);
+    const uint8_t *bytes = src;
+    switch (t) {
+    case DTYPE_F32:
+        if (n > 0) memcpy(dst, src, n * sizeof *dst);
+        break;
+    case DTYPE_F16:
+    case DTYPE_BF16:
+        for (size_t i = 0; i < n; i++) {
+            uint16_t half;
+            memcpy(&half, bytes + 2 * i, sizeof half);
+            dst[i] = t == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+        }
+        break;
+    case DTYPE_Q8_0:
+        q8_0_to_f32(bytes, n, dst);
+        break;
+    case DTYPE_N:
+        break;
+    }
+}
