@@ -14,7 +14,7 @@
 
 struct tensor {
     const char *name;
-    enum dtype dtype;
+    enum dtype dtype; /* DTYPE_N: a format that is not read; never for a tensor that the family needs */
     uint32_t n_dims;
     uint64_t dims[TENSOR_MAX_DIMS]; /* outermost first, as in safetensors: [out, in] */
     const uint8_t *data;            /* mapped; no alignment promised */
@@ -34,21 +34,26 @@ enum weight_role {
 
 struct model_file;
 
-/* `path`: a Hugging Face folder (config.json; model.safetensors, or shards with model.safetensors.index.json).
+/* `path`: a Hugging Face folder (config.json; model.safetensors, or shards with model.safetensors.index.json), or a
+ * folder of its download cache ("models--org--name"), whose refs/main is followed.
  * Checks at open that every tensor the family needs is there with the right shape and a known dtype (the name,
  * both shapes in the error), that offsets lie within the files and do not overlap, that shards exist (named).
  * A .gguf path or folder with only gguf: UNSUPPORTED, "GGUF files are not supported yet". */
+/* INVALID (not a folder), NOT_FOUND, CORRUPT, UNSUPPORTED, IO, EXHAUSTED; texts begin with the path. */
 enum err_code model_file_open(const char *path, struct model_file **out, struct err *why);
 void model_file_close(struct model_file *f);
 
 const struct hparams *model_file_hparams(const struct model_file *f);
-const char *model_file_dir(const struct model_file *f);
+const char *model_file_dir(const struct model_file *f); /* where config.json is */
 /* The tensor of a role; never NULL for the roles the family and its hparams have, NULL otherwise.
  * layer and expert are ignored where they do not apply. A tied head gives the embedding for W_HEAD. */
 const struct tensor *model_file_find(const struct model_file *f, enum weight_role role, uint32_t layer,
                                      uint32_t expert);
+/* The weight files, in order of their names. */
 uint32_t model_file_n_paths(const struct model_file *f);
 const char *model_file_path(const struct model_file *f, uint32_t file);
+uint64_t model_file_size(const struct model_file *f, uint32_t file); /* bytes, header included */
+const char *model_file_index_path(const struct model_file *f);       /* NULL if there is one file only */
 
 /* Tell the kernel that these bytes are not needed any more (source pages are dropped once packed). */
 void model_file_drop(const struct model_file *f, const struct tensor *t);
@@ -56,11 +61,17 @@ void model_file_drop(const struct model_file *f, const struct tensor *t);
 /* Iterate all tensors of the files, by name order; for inspect. */
 uint32_t model_file_n_tensors(const struct model_file *f);
 const struct tensor *model_file_tensor(const struct model_file *f, uint32_t i);
+const char *model_file_dtype_text(const struct model_file *f, uint32_t i); /* as in the file: "BF16", "F8_E4M3" */
 
-/* 16 bytes as 32 hex digits + NUL: xxh3-128 over the canonical text of config (the honoured values), tensor table (names,
- * dtypes, shapes), file sizes, `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE. */
+/* 16 bytes as 32 hex digits + NUL: xxh3-128 over a canonical text of what decides the bits of an answer: the numbers
+ * of hparams (without special tokens, context length and sampling defaults, which are the coordinator's alone),
+ * the tensor table (names, dtypes, shapes), file sizes, `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE. */
 #define NUMERICS_VERSION 1u
 #define WIRE_PROFILE 1u
-void model_file_digest(const struct model_file *f, const char *quantize, char out[33]);
+#define MODEL_FILE_DIGEST_CHARS 33u
+void model_file_digest(const struct model_file *f, const char *quantize, char out[MODEL_FILE_DIGEST_CHARS]);
+
+/* xxh3-64 over the bytes of an expert's tensors as stored: gate, up, down. Reads them. `layer` must be MoE. */
+uint64_t model_file_expert_hash(const struct model_file *f, uint32_t layer, uint32_t expert);
 
 #endif

@@ -105,7 +105,7 @@ static enum err_code read_tensor(const char *name, const json_t *v, uint64_t dat
     const json_t *offsets = json_object_get(v, "data_offsets");
     if (!json_is_array(offsets) || json_array_size(offsets) != 2)
         return err_set(why, ERR_CORRUPT, "tensor " NAME_FMT ": 'data_offsets' is not a list of two numbers", name);
-    uint64_t begin, end, need;
+    uint64_t begin = 0, end = 0, need = 0;
     rc = get_u64(json_array_get(offsets, 0), name, "data_offsets[0]", &begin, why);
     if (rc == ERR_OK) rc = get_u64(json_array_get(offsets, 1), name, "data_offsets[1]", &end, why);
     if (rc != ERR_OK) return rc;
@@ -155,11 +155,10 @@ static enum err_code check_cover(const struct safetensors *s, uint64_t data_byte
     return ERR_OK;
 }
 
-static enum err_code check_metadata(const json_t *meta, struct err *why)
+static enum err_code check_metadata(json_t *meta, struct err *why)
 {
     if (!json_is_object(meta)) return err_set(why, ERR_CORRUPT, "'__metadata__' is not an object");
-    for (void *it = json_object_iter((json_t *)(uintptr_t)meta); it != NULL;
-         it = json_object_iter_next((json_t *)(uintptr_t)meta, it))
+    for (void *it = json_object_iter(meta); it != NULL; it = json_object_iter_next(meta, it))
         if (!json_is_string(json_object_iter_value(it)))
             return err_set(why, ERR_CORRUPT, "'__metadata__': the value of " NAME_FMT " is not a text",
                            json_object_iter_key(it));
@@ -172,7 +171,7 @@ static enum err_code read_header(json_t *header, uint64_t data_bytes, struct saf
     if (s->tensors == NULL) return err_nomem(why, "the tensor table");
     for (void *it = json_object_iter(header); it != NULL; it = json_object_iter_next(header, it)) {
         const char *name = json_object_iter_key(it);
-        const json_t *v = json_object_iter_value(it);
+        json_t *v = json_object_iter_value(it);
         enum err_code rc = strcmp(name, "__metadata__") == 0
                                ? check_metadata(v, why)
                                : read_tensor(name, v, data_bytes, &s->tensors[s->n++], why);

@@ -1,0 +1,303 @@
+#include "common/modelfile/model_file.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/base/file.h"
+#include "common/base/mem.h"
+#include "common/modelfile/shards.h"
+#include "common/modelfile/weights.h"
+
+#define N_EXPERT_ROLES 3u
+
+struct model_file {
+    char *dir;
+    struct hparams hp;
+    struct shards shards;
+    struct tensor *tensors; /* [shards.n_entries], by name */
+    const struct tensor **model_wide; /* [W_N_ROLES] */
+    const struct tensor **per_layer;  /* [n_layers][W_N_ROLES] */
+    const struct tensor **per_expert; /* [n_layers][n_experts][3]; NULL where the layer is dense */
+};
+
+/* The place of a role's tensor, in tables that the model points to: a const model will do. */
+static const struct tensor **slot(const struct model_file *f, enum weight_role role, uint32_t layer, uint32_t expert)
+{
+    switch (weight_scope(role)) {
+    case SCOPE_MODEL: return &f->model_wide[role];
+    case SCOPE_LAYER: return &f->per_layer[(size_t)layer * W_N_ROLES + role];
+    case SCOPE_EXPERT: break;
+    }
+    size_t which = (size_t)layer * f->hp.n_experts + expert;
+    return &f->per_expert[which * N_EXPERT_ROLES + (size_t)(role - W_EXPERT_GATE)];
+}
+
+/* ---- what the family needs --------------------------------------------------------------------- */
+
+static int is_named(const void *name, const void *tensor)
+{
+    return strcmp(name, ((const struct tensor *)tensor)->name);
+}
+
+static void shape_text(uint32_t n_dims, const uint64_t *dims, char *out, size_t cap)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < n_dims && n < cap; i++)
+        n += (size_t)snprintf(out + n, cap - n, "%s%" PRIu64, i == 0 ? "[" : ", ", dims[i]);
+    if (n < cap) snprintf(out + n, cap - n, "%s", n_dims == 0 ? "[]" : "]");
+}
+
+static enum err_code need(struct model_file *f, enum weight_role role, uint32_t layer, uint32_t expert,
+                          struct err *why)
+{
+    uint32_t n_dims;
+    uint64_t dims[TENSOR_MAX_DIMS];
+    if (!weight_shape(&f->hp, role, layer, &n_dims, dims)) return ERR_OK;
+    char name[WEIGHT_NAME_MAX];
+    weight_name(f->hp.family, role, layer, expert, name);
+    const struct tensor *t = f->shards.n_entries == 0
+                                 ? NULL
+                                 : bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
+    if (t == NULL)
+        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) is missing", name, weight_role_name(role));
+    bool same = t->n_dims == n_dims;
+    for (uint32_t i = 0; same && i < n_dims; i++) same = t->dims[i] == dims[i];
+    if (!same) {
+        char has[128], wants[128];
+        shape_text(t->n_dims, t->dims, has, sizeof has);
+        shape_text(n_dims, dims, wants, sizeof wants);
+        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) has shape %s, config.json makes it %s", name,
+                       weight_role_name(role), has, wants);
+    }
+    if (t->dtype == DTYPE_N)
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s (F32, F16, BF16 are supported)", name,
+                       weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
+    *slot(f, role, layer, expert) = t;
+    return ERR_OK;
+}
+
+/* One message carries rows for several experts in one format, and one reply their results in one format. */
+static enum err_code need_one_expert_dtype(const struct model_file *f, struct err *why)
+{
+    const struct tensor *first = NULL;
+    size_t n = (size_t)f->hp.n_layers * f->hp.n_experts * N_EXPERT_ROLES;
+    for (size_t i = 0; i < n; i++) {
+        const struct tensor *t = f->per_expert[i];
+        if (first == NULL) first = t;
+        if (t != NULL && t->dtype != first->dtype)
+            return err_set(why, ERR_UNSUPPORTED,
+                           "tensor '%s' has dtype %s, but '%s' has %s: experts of several dtypes are not supported",
+                           t->name, dtype_name(t->dtype), first->name, dtype_name(first->dtype));
+    }
+    return ERR_OK;
+}
+
+static enum err_code need_all(struct model_file *f, struct err *why)
+{
+    const struct hparams *hp = &f->hp;
+    f->model_wide = mem_zalloc_array(W_N_ROLES, sizeof *f->model_wide);
+    f->per_layer = mem_zalloc_array((size_t)hp->n_layers * W_N_ROLES, sizeof *f->per_layer);
+    f->per_expert = mem_zalloc_array((size_t)hp->n_layers * hp->n_experts * N_EXPERT_ROLES, sizeof *f->per_expert);
+    if (f->model_wide == NULL || f->per_layer == NULL || f->per_expert == NULL)
+        return err_nomem(why, "the table of weights");
+    for (uint32_t r = 0; r < W_N_ROLES; r++) {
+        enum weight_role role = (enum weight_role)r;
+        enum weight_scope scope = weight_scope(role);
+        uint32_t layers = scope == SCOPE_MODEL ? 1 : hp->n_layers;
+        uint32_t experts = scope == SCOPE_EXPERT ? hp->n_experts : 1;
+        for (uint32_t l = 0; l < layers; l++)
+            for (uint32_t e = 0; e < experts; e++) {
+                enum err_code rc = need(f, role, l, e, why);
+                if (rc != ERR_OK) return rc;
+            }
+    }
+    if (hp->tied_head) f->model_wide[W_HEAD] = f->model_wide[W_EMBED];
+    return need_one_expert_dtype(f, why);
+}
+
+static enum err_code list_tensors(struct model_file *f, struct err *why)
+{
+    f->tensors = mem_zalloc_array(f->shards.n_entries, sizeof *f->tensors);
+    if (f->tensors == NULL) return err_nomem(why, "the tensor table");
+    for (uint32_t i = 0; i < f->shards.n_entries; i++) {
+        const struct shard_entry *e = &f->shards.entries[i];
+        const uint8_t *base = mapped_file_data(f->shards.items[e->shard].file);
+        struct tensor *t = &f->tensors[i];
+        *t = (struct tensor){.name = e->tensor->name,
+                             .dtype = e->tensor->dtype,
+                             .n_dims = e->tensor->n_dims,
+                             .data = base + e->tensor->off,
+                             .bytes = e->tensor->bytes,
+                             .file = e->shard,
+                             .file_off = e->tensor->off};
+        memcpy(t->dims, e->tensor->dims, sizeof t->dims);
+    }
+    return ERR_OK;
+}
+
+/* ---- finding the folder ------------------------------------------------------------------------ */
+
+static bool exists(const char *dir, const char *name)
+{
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/%s", dir, name);
+    return n > 0 && (size_t)n < sizeof path && access(path, F_OK) == 0;
+}
+
+static bool ends_with(const char *s, const char *tail)
+{
+    size_t a = strlen(s), b = strlen(tail);
+    return a >= b && strcmp(s + a - b, tail) == 0;
+}
+
+static bool holds_gguf(const char *dir)
+{
+    DIR *d = opendir(dir);
+    bool found = false;
+    for (const struct dirent *e; d != NULL && !found && (e = readdir(d)) != NULL;) found = ends_with(e->d_name, ".gguf");
+    if (d != NULL) closedir(d);
+    return found;
+}
+
+/* A download cache: refs/main holds the name of a folder in snapshots/. */
+static enum err_code follow_ref(const char *dir, char **out, struct err *why)
+{
+    char *ref = shards_join(dir, "refs/main");
+    if (ref == NULL) return err_nomem(why, "a path");
+    char *commit;
+    size_t n;
+    enum err_code rc = file_read(ref, 128, &commit, &n, why);
+    mem_free(ref);
+    if (rc != ERR_OK) return rc;
+    while (n > 0 && (commit[n - 1] == '\n' || commit[n - 1] == '\r' || commit[n - 1] == ' ')) commit[--n] = '\0';
+    char snapshot[160];
+    if (n == 0 || strspn(commit, "0123456789abcdef") != n)
+        rc = err_set(why, ERR_CORRUPT, "refs/main does not hold a commit");
+    else {
+        snprintf(snapshot, sizeof snapshot, "snapshots/%s", commit);
+        *out = shards_join(dir, snapshot);
+        if (*out == NULL) rc = err_nomem(why, "a path");
+    }
+    mem_free(commit);
+    return rc;
+}
+
+static enum err_code find_dir(const char *path, char **out, struct err *why)
+{
+    if (ends_with(path, ".gguf")) return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
+    struct stat st;
+    if (stat(path, &st) != 0) return err_set(why, ERR_NOT_FOUND, "no such folder");
+    if (!S_ISDIR(st.st_mode))
+        return err_set(why, ERR_INVALID, "is not a folder (give the one that holds config.json)");
+    if (!exists(path, "config.json")) {
+        if (exists(path, "refs/main")) return follow_ref(path, out, why);
+        if (holds_gguf(path)) return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
+    }
+    *out = mem_strdup(path);
+    return *out != NULL ? ERR_OK : err_nomem(why, "a path");
+}
+
+enum err_code model_file_open(const char *path, struct model_file **out, struct err *why)
+{
+    enum err_code rc;
+    struct model_file *f = mem_zalloc(sizeof *f);
+    if (f == NULL) {
+        rc = err_nomem(why, "a model file");
+        goto fail;
+    }
+    rc = find_dir(path, &f->dir, why);
+    if (rc == ERR_OK) rc = hparams_read(f->dir, &f->hp, why);
+    if (rc == ERR_OK) rc = shards_open(f->dir, &f->shards, why);
+    if (rc == ERR_OK) rc = list_tensors(f, why);
+    if (rc == ERR_OK) rc = need_all(f, why);
+    if (rc != ERR_OK) goto fail;
+    *out = f;
+    return ERR_OK;
+fail:
+    model_file_close(f);
+    return err_wrap(why, rc, "%s", path);
+}
+
+void model_file_close(struct model_file *f)
+{
+    if (f == NULL) return;
+    mem_free(f->per_expert);
+    mem_free(f->per_layer);
+    mem_free(f->model_wide);
+    mem_free(f->tensors);
+    shards_close(&f->shards);
+    mem_free(f->dir);
+    mem_free(f);
+}
+
+/* ---- reading ----------------------------------------------------------------------------------- */
+
+const struct hparams *model_file_hparams(const struct model_file *f)
+{
+    return &f->hp;
+}
+
+const char *model_file_dir(const struct model_file *f)
+{
+    return f->dir;
+}
+
+const struct tensor *model_file_find(const struct model_file *f, enum weight_role role, uint32_t layer,
+                                     uint32_t expert)
+{
+    enum weight_scope scope = weight_scope(role);
+    assert(role < W_N_ROLES && (scope == SCOPE_MODEL || layer < f->hp.n_layers));
+    assert(scope != SCOPE_EXPERT || expert < f->hp.n_experts);
+    return *slot(f, role, layer, expert);
+}
+
+uint32_t model_file_n_paths(const struct model_file *f)
+{
+    return f->shards.n;
+}
+
+const char *model_file_path(const struct model_file *f, uint32_t file)
+{
+    assert(file < f->shards.n);
+    return f->shards.items[file].path;
+}
+
+uint64_t model_file_size(const struct model_file *f, uint32_t file)
+{
+    assert(file < f->shards.n);
+    return mapped_file_size(f->shards.items[file].file);
+}
+
+const char *model_file_index_path(const struct model_file *f)
+{
+    return f->shards.index_path;
+}
+
+void model_file_drop(const struct model_file *f, const struct tensor *t)
+{
+    mapped_file_drop(f->shards.items[t->file].file, (size_t)t->file_off, (size_t)t->bytes);
+}
+
+uint32_t model_file_n_tensors(const struct model_file *f)
+{
+    return f->shards.n_entries;
+}
+
+const struct tensor *model_file_tensor(const struct model_file *f, uint32_t i)
+{
+    assert(i < f->shards.n_entries);
+    return &f->tensors[i];
+}
+
+const char *model_file_dtype_text(const struct model_file *f, uint32_t i)
+{
+    assert(i < f->shards.n_entries);
+    return f->shards.entries[i].tensor->dtype_text;
+}
