@@ -46,7 +46,7 @@ struct packed {
     enum pack_format format;
     enum row_format input;
     uint32_t n, k;
-    uint32_t panels;      /* rounded up to even; padding features compute 0 */
+    uint32_t panels;      /* rounded up to even; padding features weigh 0 */
     size_t panel_bytes;   /* a multiple of 64 */
     uint8_t *data;        /* 64-byte aligned; borrowed */
 };
@@ -63,6 +63,9 @@ size_t packed_bytes(const struct packed *w);
 void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t, const void *src);
 void packed_clear_padding(const struct packed *w);
 
+/* One Q8_0 block of a file (34 bytes: f16 scale, 32 int8) from 32 values, as ggml's reference does. */
+void q8_0_quantize_block(const float *x, uint8_t *out);
+
 /* ---- the table -------------------------------------------------------------------------------- */
 
 /* Running softmax of one query over key blocks; see attention below. */
@@ -71,16 +74,17 @@ struct kernels {
 
     /* Y[m, feature] = chain over K, for the panels [panel0, panel1) of w and all rows of x.
      * y is f32 [M, ldy], feature index absolute; features >= w->n are not written. x->k == w->k,
-     * x->format == w->input. scratch: matmul_scratch_bytes(w, x->m), 64-byte aligned, may be NULL if that is 0. */
+     * x->format == w->input. ROW_Q8 values must be in -127..127: -128 would give other bits in other
+     * variants (no crash), so who takes rows from a peer checks them. scratch: matmul_scratch_bytes(w, x->m), 64-byte aligned, may be NULL if that is 0. */
     void (*matmul)(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x, float *y,
                    size_t ldy, void *scratch);
 
-    /* One row. q [k] int8, d [k/32] f32 out. A row with NaN or Inf: the whole block gets d = NaN, q = 0. */
+    /* One row. q [k] int8 in -127..127, d [k/32] f32 out. A block of 32 with NaN or Inf gets d = NaN, q = 0. */
     void (*quantize_row)(const float *x, uint32_t k, int8_t *q, float *d);
     void (*round_bf16)(const float *x, size_t n, uint16_t *out);
 
     /* r = 1 / sqrt(Reduce16(x*x) / n + eps); out = (x * r) * w. In place allowed. */
-    void (*rmsnorm)(const float *x, const float *w, uint32_t n, float eps, float *out);
+    void (*rmsnorm)(const float *x, const float *w, uint32_t n, float eps, float *out); /* n >= 1 */
     /* out[i] = (g[i] / (1 + exp(-g[i]))) * u[i] */
     void (*swiglu)(const float *g, const float *u, size_t n, float *out);
     /* acc[i] = fma(gate, y[i], acc[i]), y f32 or bf16 */
@@ -95,7 +99,9 @@ struct kernels {
     /* One key block of 64 tokens, `visible` >= 1 of them from `first` on are seen (others masked).
      * keys: panels of 16 tokens, [4][key_dim][16]; values [64][value_dim]; elements f32 or bf16 (kv_bf16).
      * q [key_dim] f32. Computes s_t = scale * chain fma over key_dim; m = max over visible;
-     * p_t = exp(s_t - m) (masked: +0); l = sum ascending t; o[value_dim] = chain fma(p_t, v_t) ascending t from +0. */
+     * p_t = exp(s_t - m); l = sum ascending t; o[value_dim] = chain fma(p_t, v_t) ascending t from +0.
+     * Maximum, l and o go over visible tokens only: what memory holds for the masked ones, even NaN, is not
+     * looked at. A NaN score is no maximum, and its p is infinite, so that l and o are not finite. */
     void (*attention_block)(const float *q, const void *keys, const void *values, bool kv_bf16,
                             uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible, float scale,
                             float *m, float *l, float *o);
@@ -105,7 +111,7 @@ struct kernels {
                             uint32_t value_dim);
     void (*scale_div)(float *o, uint32_t n, float l); /* o[i] = o[i] / l */
 
-    /* max over n (order-free), then Reduce16 of exp(x - max): logsumexp parts for logprobs. */
+    /* max over n (order-free, NaN is none), then Reduce16 of exp(x - max): logsumexp parts for logprobs. */
     void (*softmax_parts)(const float *x, uint32_t n, float *max, float *sum);
 };
 
@@ -114,6 +120,9 @@ size_t matmul_scratch_bytes(const struct packed *w, uint32_t m);
 /* The best table this CPU can run, or the one named by `wanted` ("ref", "avx2", "avx512"; NULL or "" = best).
  * INVALID for an unknown name, UNSUPPORTED when the CPU lacks it (names the missing feature). */
 enum err_code kernels_pick(const char *wanted, const struct kernels **out, struct err *why);
+
+/* Every table of this build, the slowest first, whether or not this CPU can run it; NULL past the last. */
+const struct kernels *kernels_variant(uint32_t i);
 
 /* One exp for all (kernels.md section 3), the same bits as in the vector kernels. */
 float kernels_exp(float x);
