@@ -22,7 +22,8 @@ struct rpc;
 enum err_code rpc_open(struct rpc **out, struct err *why);
 void rpc_close(struct rpc *r); /* links and servers must be closed first; drains the queue */
 
-/* Handle what is there; wait up to timeout_us for the first event (0: do not wait). Returns the number of events handled. */
+/* Handle what is there; wait up to timeout_us for the first event (0: do not wait; UINT64_MAX: for ever). Returns the
+ * number of events handled, wake-ups included. Not to be called from a callback. */
 unsigned rpc_poll(struct rpc *r, uint64_t timeout_us);
 void rpc_wake(struct rpc *r); /* any thread: make a waiting rpc_poll return */
 
@@ -56,6 +57,10 @@ struct rpc_out {
 };
 #define RPC_MAX_PARTS 8u
 
+/* A message as if it had been received, one span per part (copied); for tests, fuzzing and in-process peers. An rpc
+ * must be open. NULL: no memory. */
+struct rpc_message *rpc_message_from_parts(const struct rpc_part *parts, unsigned n);
+
 /* ---- client: one bidirectional stream that reconnects ----------------------------------------- */
 
 struct rpc_link;
@@ -74,6 +79,7 @@ enum err_code rpc_link_open(struct rpc *r, const char *target, enum rpc_lane lan
                             const struct rpc_link_handlers *h, void *ctx, struct rpc_link **out, struct err *why);
 /* Queued in order; false if the link is down (nothing sent, release has been called) or memory is short. */
 bool rpc_link_send(struct rpc_link *l, const struct rpc_out *out);
+bool rpc_link_is_open(const struct rpc_link *l); /* between on_open and the end of the stream */
 size_t rpc_link_unsent(const struct rpc_link *l); /* messages queued, not yet accepted by gRPC */
 void rpc_link_reset(struct rpc_link *l, const char *reason); /* drop the stream (bad peer); reconnects */
 void rpc_link_close(struct rpc_link *l); /* no callbacks after this returns */
@@ -89,24 +95,26 @@ struct rpc_call; /* one incoming call of any kind: messages in, messages out, a 
 
 struct rpc_call_handlers {
     void (*on_message)(void *call_ctx, struct rpc_call *c, struct rpc_message *m); /* takes m */
-    void (*on_half_close)(void *call_ctx, struct rpc_call *c); /* the client will send no more; may be NULL */
+    /* The client will send no more (it may also be gone: then on_done with `cancelled` follows); may be NULL. */
+    void (*on_half_close)(void *call_ctx, struct rpc_call *c);
     /* The call is over (finished by us, cancelled by the client, connection lost). Last callback; c is gone after it. */
     void (*on_done)(void *call_ctx, bool cancelled);
 };
 
 struct rpc_method {
     const char *path; /* "/moesaic.v1.ExpertService/Stream" */
-    /* A call began. Set *call_ctx. Returning an error finishes the call with its status and text. */
+    /* A call began. Set *call_ctx. Returning an error finishes the call with its status and text, without on_done. */
     enum err_code (*on_call)(void *ctx, struct rpc_call *c, void **call_ctx, struct err *why);
     struct rpc_call_handlers handlers;
     void *ctx;
 };
 
-/* address "host:port", port 0 takes a free one. UNAVAILABLE "address in use" names the address. Unknown methods answer UNIMPLEMENTED. */
+/* `methods` are copied, their paths borrowed. address "host:port" or "unix:/path", port 0 takes a free one. UNAVAILABLE "address in use" names the address. Unknown methods answer UNIMPLEMENTED. */
 enum err_code rpc_server_open(struct rpc *r, const char *address, const struct rpc_method *methods, unsigned n_methods,
                               struct rpc_server **out, struct err *why);
 unsigned rpc_server_port(const struct rpc_server *s);
-/* Refuse new calls and finish the rest: GOAWAY; open calls end by themselves or are cancelled after grace_ms. Polls r. */
+/* Refuse new calls and finish the rest: GOAWAY; open calls end by themselves or are cancelled after grace_ms. Polls r,
+ * so not from a callback. */
 void rpc_server_close(struct rpc_server *s, unsigned grace_ms);
 
 bool rpc_call_send(struct rpc_call *c, const struct rpc_out *out); /* false: the call is over or memory is short */
@@ -116,12 +124,12 @@ const char *rpc_call_peer(const struct rpc_call *c);
 
 /* ---- grpc.health.v1 --------------------------------------------------------------------------- */
 
-/* Fills two methods (Check, Watch). `serving` is read at each Check and watched by polling rpc_health_set(). */
+/* Fills two methods (Check, Watch) for the service "" (the whole server). Not serving until rpc_health_set(). */
 struct rpc_health;
 struct rpc_health *rpc_health_open(void);
 void rpc_health_methods(struct rpc_health *h, struct rpc_method out[2]);
 void rpc_health_set(struct rpc_health *h, bool serving); /* polling thread */
 void rpc_health_finish(struct rpc_health *h);            /* end the Watch calls, before rpc_server_close */
-void rpc_health_close(struct rpc_health *h);
+void rpc_health_close(struct rpc_health *h);              /* after rpc_server_close */
 
 #endif
