@@ -1,0 +1,235 @@
+/* Whole models against what the official implementation computes (files: tests/data/models, keys: its README).
+ * F32 models: absolute tolerances of expected.json, experts and greedy tokens exactly. BF16 models round the input
+ * of every product and the cache, as the official code does when it runs in bf16: the RMS error of our logits may
+ * not be larger than that of the official bf16 run (facts.official_bf16_rms). */
+// links: model
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/modelfile/safetensors.h"
+#include "tests/support/one_process.h"
+
+struct expected {
+    char *bytes;
+    size_t n;
+    struct safetensors tensors;
+    json_t *json;
+};
+
+static void expected_open(struct expected *x, const char *dir)
+{
+    char path[1100];
+    struct err why = {0};
+    snprintf(path, sizeof path, "%s/expected.safetensors", dir);
+    cr_assert_eq(file_read(path, 16u << 20, &x->bytes, &x->n, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(safetensors_parse((const uint8_t *)x->bytes, x->n, &x->tensors, &why), ERR_OK, "%s", why.text);
+    snprintf(path, sizeof path, "%s/expected.json", dir);
+    cr_assert_eq(json_parse_file(path, 4u << 20, 64, &x->json, &why), ERR_OK, "%s", why.text);
+}
+
+static void expected_close(struct expected *x)
+{
+    safetensors_deinit(&x->tensors);
+    mem_free(x->bytes);
+    json_decref(x->json);
+}
+
+/* "p0" + ".hidden." + "1"; the values (copied: the file promises no alignment) and the first dimension. NULL if absent. */
+static void *expected_get(const struct expected *x, const char *prompt, const char *key, int index, uint64_t dims[2])
+{
+    char name[128];
+    if (index >= 0) snprintf(name, sizeof name, "%s.%s.%d", prompt, key, index);
+    else snprintf(name, sizeof name, "%s.%s", prompt, key);
+    for (uint32_t i = 0; i < x->tensors.n; i++) {
+        const struct safetensors_tensor *t = &x->tensors.tensors[i];
+        if (strcmp(t->name, name) != 0) continue;
+        dims[0] = t->dims[0];
+        dims[1] = t->n_dims > 1 ? t->dims[1] : 1;
+        void *copy = mem_alloc(t->bytes);
+        cr_assert(copy);
+        memcpy(copy, x->bytes + t->off, t->bytes);
+        return copy;
+    }
+    return NULL;
+}
+
+static double number(const json_t *object, const char *group, const char *key)
+{
+    json_t *v = json_object_get(json_object_get(object, group), key);
+    cr_assert(v != NULL, "expected.json: %s.%s is missing", group, key);
+    return json_number_value(v);
+}
+
+/* What one prompt is compared with, layer by layer. */
+struct check {
+    const struct expected *x;
+    const char *name, *prompt;
+    bool exact; /* experts must agree */
+    int32_t *rows;
+    uint64_t n_rows;
+    uint32_t first; /* position of the pass' first row */
+    double hidden, router, gates; /* worst absolute errors so far */
+    uint32_t other_experts, choices;
+};
+
+static double worst(const float *a, const float *b, size_t n)
+{
+    double max = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= max)) max = d; /* NaN shows */
+    }
+    return max;
+}
+
+static void compare_hidden(struct check *c, const struct one_process *o, int index)
+{
+    uint64_t dims[2];
+    float *want = expected_get(c->x, c->prompt, "hidden", index, dims);
+    cr_assert(want, "%s: no hidden.%d", c->prompt, index);
+    for (uint64_t i = 0; i < c->n_rows; i++)
+        c->hidden = fmax(c->hidden, worst(model_pass_hidden(o->pass) + (size_t)c->rows[i] * dims[1], want + i * dims[1], dims[1]));
+    mem_free(want);
+}
+
+static void see_routed(void *ctx, const struct one_process *o, uint32_t layer)
+{
+    struct check *c = ctx;
+    uint64_t dims[2];
+    float *scores = expected_get(c->x, c->prompt, "router_scores", (int)layer, dims);
+    cr_assert(scores);
+    for (uint64_t i = 0; i < c->n_rows; i++)
+        c->router = fmax(c->router, worst(model_pass_router(o->pass) + (size_t)c->rows[i] * dims[1], scores + i * dims[1], dims[1]));
+    mem_free(scores);
+    int32_t *ids = expected_get(c->x, c->prompt, "experts", (int)layer, dims);
+    float *gates = expected_get(c->x, c->prompt, "gates", (int)layer, dims);
+    cr_assert(ids && gates);
+    for (uint64_t i = 0; i < dims[0]; i++) {
+        bool same = true;
+        for (uint64_t k = 0; k < dims[1]; k++) same &= model_pass_experts(o->pass)[i * dims[1] + k] == ids[i * dims[1] + k];
+        c->other_experts += !same;
+        c->choices++;
+        if (same) c->gates = fmax(c->gates, worst(model_pass_gates(o->pass) + i * dims[1], gates + i * dims[1], dims[1]));
+    }
+    mem_free(ids);
+    mem_free(gates);
+}
+
+static void see_layer(void *ctx, const struct one_process *o, uint32_t layer)
+{
+    compare_hidden(ctx, o, (int)layer + 1);
+}
+
+/* The input of layer 0: a pass begun, none of its layers run. */
+static void compare_embedding(struct check *c, struct one_process *o, const int32_t *ids, uint32_t n)
+{
+    struct model_row rows[128];
+    cr_assert_leq(n, 128u);
+    uint32_t block = 0;
+    for (uint32_t i = 0; i < n; i++) rows[i] = (struct model_row){.token = ids[i], .position = i, .blocks = &block};
+    model_begin(o->pass, rows, n);
+    compare_hidden(c, o, 0);
+    cr_expect_eq(c->hidden, 0, "the embedding look-up is exact");
+}
+
+struct rms {
+    double sum;
+    size_t n;
+};
+
+static void check_tiny(const char *name, bool f32)
+{
+    char dir[1024];
+    snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, name);
+    struct expected x;
+    struct one_process o;
+    expected_open(&x, dir);
+    one_open(&o, &(struct one_cfg){.path = dir, .threads = 2, .max_rows = 128, .n_blocks = 16});
+    const uint32_t vocab = model_hparams(o.model)->vocab;
+    struct rms rms = {0};
+    struct check all = {0};
+    double logits_error = 0;
+    for (int p = 0; p < 3; p++) {
+        char prompt[8];
+        uint64_t dims[2], n, n_greedy;
+        snprintf(prompt, sizeof prompt, "p%d", p);
+        int32_t *ids = expected_get(&x, prompt, "ids", -1, dims);
+        n = dims[0];
+        struct check c = {.x = &x, .name = name, .prompt = prompt};
+        c.rows = expected_get(&x, prompt, "rows", -1, dims);
+        c.n_rows = dims[0];
+        float *logits = expected_get(&x, prompt, "logits", -1, dims);
+        int32_t *greedy = expected_get(&x, prompt, "greedy", -1, dims);
+        n_greedy = dims[0];
+        cr_assert(ids && c.rows && logits && greedy);
+
+        compare_embedding(&c, &o, ids, (uint32_t)n);
+        struct one_sequence s = one_sequence(&o, (uint32_t)(n + n_greedy));
+        one_feed(&o, &s, ids, (uint32_t)n, true, &(struct one_observer){see_routed, see_layer, &c});
+        for (uint64_t i = 0; i < c.n_rows; i++) {
+            const float *got = model_pass_logits(o.pass, (uint32_t)c.rows[i]);
+            logits_error = fmax(logits_error, worst(got, logits + i * vocab, vocab));
+            for (uint32_t v = 0; v < vocab; v++) rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
+            rms.n += vocab;
+        }
+        int32_t decoded[64];
+        one_greedy(&o, &s, (uint32_t)n - 1, decoded, (uint32_t)n_greedy);
+        if (f32) cr_expect_arr_eq(decoded, greedy, n_greedy * sizeof *greedy, "%s %s: greedy tokens differ", name, prompt);
+        all.hidden = fmax(all.hidden, c.hidden);
+        all.router = fmax(all.router, c.router);
+        all.gates = fmax(all.gates, c.gates);
+        all.other_experts += c.other_experts;
+        all.choices += c.choices;
+        mem_free(ids);
+        mem_free(c.rows);
+        mem_free(logits);
+        mem_free(greedy);
+    }
+    double error = sqrt(rms.sum / (double)rms.n);
+    printf("golden %s: worst |error| logits %.2g hidden %.2g router %.2g gates %.2g; logits RMS %.3g; "
+           "%u of %u rows chose other experts\n",
+           name, logits_error, all.hidden, all.router, all.gates, error, all.other_experts, all.choices);
+    cr_expect_gt(all.choices, 0u);
+    if (f32) {
+        cr_expect_leq(logits_error, number(x.json, "tolerance", "logits"));
+        cr_expect_leq(all.hidden, number(x.json, "tolerance", "hidden"));
+        cr_expect_leq(all.router, number(x.json, "tolerance", "router_scores"));
+        cr_expect_leq(all.gates, number(x.json, "tolerance", "gates"));
+        cr_expect_eq(all.other_experts, 0u);
+    } else {
+        double official = number(x.json, "facts", "official_bf16_rms");
+        printf("golden %s: official bf16 RMS %.3g\n", name, official);
+        cr_expect_leq(error, official);
+    }
+    one_close(&o);
+    expected_close(&x);
+}
+
+Test(golden, tiny_mixtral_is_the_official_model)
+{
+    check_tiny("tiny-mixtral", true);
+}
+
+Test(golden, tiny_qwen3_moe_is_the_official_model)
+{
+    check_tiny("tiny-qwen3_moe", true);
+}
+
+Test(golden, tiny_olmoe_is_the_official_model)
+{
+    check_tiny("tiny-olmoe", true);
+}
+
+Test(golden, tiny_mixtral_in_bf16_is_no_worse_than_the_official_bf16_run)
+{
+    check_tiny("tiny-mixtral-bf16", false);
+}
+
+Test(golden, tiny_qwen3_moe_in_bf16_is_no_worse_than_the_official_bf16_run)
+{
+    check_tiny("tiny-qwen3_moe-bf16", false);
+}
