@@ -293,8 +293,9 @@ static void read_generation_config(struct json_fields *f, struct hparams *hp)
 {
     hp->do_sample = json_fields_bool(f, "do_sample", false);
     if (json_fields_find(f, "temperature") != NULL)
-        hp->temperature = (float)json_fields_real(f, "temperature", 0, 100, NAN);
-    if (json_fields_find(f, "top_p") != NULL) hp->top_p = (float)json_fields_real(f, "top_p", 0, 1, NAN);
+        hp->temperature = (float)json_fields_real(f, "temperature", 0, 100, JSON_FIELDS_REQUIRED_REAL);
+    if (json_fields_find(f, "top_p") != NULL)
+        hp->top_p = (float)json_fields_real(f, "top_p", 0, 1, JSON_FIELDS_REQUIRED_REAL);
     hp->top_k_default = (uint32_t)json_fields_int(f, "top_k", 0, INT32_MAX, 0);
     read_special_tokens(f, hp);
 }

@@ -7,6 +7,7 @@
 #define MOESAIC_MODELFILE_JSON_FIELDS_H
 
 #include <jansson.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,7 +31,9 @@ json_t *json_fields_find(const struct json_fields *f, const char *key);
 
 /* An integer in [min, max]. 1.0 is not an integer. Answers `fallback` when absent, min after a fault. */
 int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int64_t max, int64_t fallback);
-/* A number (integer or not) in [min, max]. A fallback of NaN makes the key required. */
+#define JSON_FIELDS_REQUIRED_REAL ((double)NAN)
+
+/* A number (integer or not) in [min, max]. */
 double json_fields_real(struct json_fields *f, const char *key, double min, double max, double fallback);
 bool json_fields_bool(struct json_fields *f, const char *key, bool fallback);
 /* Borrowed; NULL when absent. A text with an embedded NUL is a fault. */

@@ -61,15 +61,15 @@ static void read_scaling(struct json_fields *f, uint32_t ctx_max, struct rope_pa
         json_fields_fail(f, ERR_UNSUPPORTED, "'partial_rotary_factor' other than 1 is not supported");
     if (out->kind == ROPE_PLAIN) return;
 
-    out->factor = json_fields_real(f, "factor", 1, 65536, NAN);
+    out->factor = json_fields_real(f, "factor", 1, 65536, JSON_FIELDS_REQUIRED_REAL);
     if (out->kind == ROPE_LINEAR) return;
 
     int64_t fallback = out->kind == ROPE_YARN ? (int64_t)ctx_max : JSON_FIELDS_REQUIRED;
     out->original_ctx =
         (uint32_t)json_fields_int(f, "original_max_position_embeddings", 1, LIMIT_CONTEXT, fallback);
     if (out->kind == ROPE_LLAMA3) {
-        out->low_freq_factor = json_fields_real(f, "low_freq_factor", 1e-3, 65536, NAN);
-        out->high_freq_factor = json_fields_real(f, "high_freq_factor", 1e-3, 65536, NAN);
+        out->low_freq_factor = json_fields_real(f, "low_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
+        out->high_freq_factor = json_fields_real(f, "high_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
         if (out->high_freq_factor <= out->low_freq_factor)
             json_fields_fail(f, ERR_CORRUPT, "'high_freq_factor' %g must be above 'low_freq_factor' %g",
                              out->high_freq_factor, out->low_freq_factor);
@@ -81,7 +81,7 @@ static void read_scaling(struct json_fields *f, uint32_t ctx_max, struct rope_pa
         json_fields_fail(f, ERR_CORRUPT, "'beta_fast' %g must be above 'beta_slow' %g", out->beta_fast,
                          out->beta_slow);
     if (json_fields_find(f, "attention_factor") != NULL)
-        out->attention_factor = json_fields_real(f, "attention_factor", 1e-3, 1e3, NAN);
+        out->attention_factor = json_fields_real(f, "attention_factor", 1e-3, 1e3, JSON_FIELDS_REQUIRED_REAL);
     out->truncate = json_fields_bool(f, "truncate", true);
 }
 
