@@ -55,9 +55,15 @@
 #define LIMIT_TEMPLATE_OUTPUT_BYTES (1u << 20)
 #define LIMIT_TEMPLATE_DEPTH        100u
 #define LIMIT_TEMPLATE_BYTES        (1u << 20)
+#define LIMIT_TEMPLATE_NAMES        4096u
+#define LIMIT_TEMPLATE_EVAL_DEPTH   1000u /* the evaluator's own recursion: macro calls times nesting inside */
+#define LIMIT_TEMPLATE_SCRATCH_BYTES (4u << 20) /* output and the strings being built, together */
+#define LIMIT_TEMPLATE_MEMORY_BYTES (256u << 20) /* all values of one render */
 
 /* Wire */
 #define LIMIT_FRAME_BYTES           (64u << 20)
+#define LIMIT_HEADER_BYTES          (16u << 20) /* small fields of a message; 4 Mi row indices of 3 bytes fit */
+#define LIMIT_FRAME_ROWS            65536u
 #define LIMIT_NODES                 1024u
 #define LIMIT_PIECE_BYTES           (256u << 10) /* bulk work is cut into pieces of at most this */
 #define LIMIT_BULK_OUTSTANDING      2u
