@@ -28,12 +28,43 @@ static bool depth_within(const char *s, size_t n, unsigned max_depth)
     return true;
 }
 
+/* Integers beyond 64 bits are legal JSON, and Hugging Face writes them (model_max_length); jansson only
+ * reads them as reals. Copy the text with "e0" after each integer that might be too long. */
+static void widen_integers(const char *s, size_t n, struct buf *out)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < n;) {
+        size_t start = i;
+        if (!in_string && s[i] >= '0' && s[i] <= '9') {
+            while (i < n && s[i] >= '0' && s[i] <= '9') i++;
+            bool real = i < n && (s[i] == '.' || s[i] == 'e' || s[i] == 'E');
+            bool part = start > 0 && strchr(".eE+", s[start - 1]) != NULL;
+            if (start > 1 && s[start - 1] == '-' && (s[start - 2] == 'e' || s[start - 2] == 'E')) part = true;
+            buf_append(out, s + start, i - start);
+            if (i - start >= 19 && !real && !part) buf_puts(out, "e0");
+            continue;
+        }
+        if (s[i] == '"') in_string = !in_string;
+        i += in_string && s[i] == '\\' && i + 1 < n ? 2 : 1;
+        buf_append(out, s + start, i - start);
+    }
+}
+
 enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out, struct err *why)
 {
     if (!depth_within(text, n, max_depth))
         return err_set(why, ERR_INVALID, "JSON is nested deeper than %u levels", max_depth);
     json_error_t e;
-    json_t *v = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY;
+    json_t *v = json_loadb(text, n, flags, &e);
+    if (v == NULL && json_error_code(&e) == json_error_numeric_overflow) {
+        struct buf wide = {0};
+        widen_integers(text, n, &wide);
+        if (!wide.failed) v = json_loadb(wide.data, wide.len, flags, &e);
+        bool failed = wide.failed;
+        buf_free(&wide);
+        if (failed) return err_nomem(why, "JSON");
+    }
     if (v == NULL) {
         if (json_error_code(&e) == json_error_out_of_memory) return err_nomem(why, "JSON");
         return err_set(why, ERR_INVALID, "not valid JSON: line %d column %d: %s", e.line, e.column, e.text);

@@ -9,7 +9,7 @@
 #include "common/base/err.h"
 
 /* Parse n bytes (need not be 0-terminated; may hold \u0000 in strings; duplicate keys are refused).
- * max_depth counts nested arrays and objects. Gives a new reference. INVALID on any fault, with line,
+ * an integer beyond 64 bits becomes a real. max_depth counts nested arrays and objects. Gives a new reference. INVALID on any fault, with line,
  * column and reason; EXHAUSTED when memory is short. */
 enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out, struct err *why);
 
