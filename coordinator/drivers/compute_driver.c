@@ -86,6 +86,11 @@ struct model_pass *compute_driver_pass(struct compute_driver *d, uint32_t slot)
     return d->slots[slot].pass;
 }
 
+bool compute_driver_reply_bf16(const struct compute_driver *d)
+{
+    return model_reply_bf16(d->cfg.model);
+}
+
 static void sample(struct compute_driver *d, struct slot *s, const struct engine_row *rows, uint32_t n,
                    const struct client_driver *clients)
 {

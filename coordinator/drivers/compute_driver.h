@@ -27,6 +27,8 @@ void compute_driver_close(struct compute_driver *d);
 /* The pass in a slot: rows for experts, results, logits. */
 struct model_pass *compute_driver_pass(struct compute_driver *d, uint32_t slot);
 
+bool compute_driver_reply_bf16(const struct compute_driver *d); /* results of experts are bf16, else f32 */
+
 /* Run a job to its end and describe that as a COMPUTED event (now_us is the caller's to set). */
 void compute_driver_run(struct compute_driver *d, const struct engine *e, const struct engine_job *job,
                         const struct client_driver *clients, struct engine_event *done);

@@ -1,0 +1,363 @@
+#include "coordinator/drivers/node_link.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+
+#define METHOD        "/moesaic.v1.ExpertService/Stream"
+#define PINGS_SMALL   8u
+#define PINGS_LARGE   4u
+#define PING_LARGE    (256u << 10)
+#define REASON_MAX    512
+#define NAME_MAX_TEXT 64
+
+struct lane {
+    struct rpc_link *link;
+    bool agreed, announced;
+};
+
+struct node_link {
+    struct node_link_cfg cfg;
+    char target[300];
+    struct lane lanes[DISPATCH_N_LANES];
+    enum node_link_state state;
+    char reason[REASON_MAX];
+    size_t row, bitmap_bytes;
+    uint8_t *held;
+    bool pinned;
+    char id[NAME_MAX_TEXT], kernels[NAME_MAX_TEXT];
+    uint64_t incarnation, bytes, round_trip_us, bytes_per_second;
+    uint32_t threads;
+
+    unsigned pings_left; /* of PINGS_SMALL + PINGS_LARGE */
+    uint64_t ping_sent_us, best_small_us, best_large_us;
+};
+
+static struct lane *lane_of(struct node_link *l, const struct rpc_link *link)
+{
+    return l->lanes[DISPATCH_DECODE].link == link ? &l->lanes[DISPATCH_DECODE] : &l->lanes[DISPATCH_BULK];
+}
+
+static enum dispatch_lane lane_number(const struct node_link *l, const struct lane *lane)
+{
+    return lane == &l->lanes[DISPATCH_DECODE] ? DISPATCH_DECODE : DISPATCH_BULK;
+}
+
+bool node_link_send(struct node_link *l, enum dispatch_lane lane, const struct expert_request *q, void *tensor,
+                    size_t tensor_bytes)
+{
+    struct buf header = {0};
+    struct err why;
+    bool ok = frame_encode_request(q, &header, &why) == ERR_OK && l->lanes[lane].link != NULL;
+    if (ok) {
+        struct rpc_part part = {tensor, tensor_bytes};
+        struct rpc_out out = {header.data, header.len, tensor_bytes > 0 ? &part : NULL, tensor_bytes > 0 ? 1 : 0,
+                              tensor_bytes > 0 ? mem_free : NULL, tensor};
+        ok = rpc_link_send(l->lanes[lane].link, &out); /* releases the tensor, also on failure */
+        if (tensor_bytes == 0) mem_free(tensor);
+    } else {
+        mem_free(tensor);
+    }
+    buf_free(&header);
+    return ok;
+}
+
+/* ---- state ------------------------------------------------------------------------------------ */
+
+static void set_state(struct node_link *l, enum node_link_state s, const char *reason)
+{
+    l->state = s;
+    snprintf(l->reason, sizeof l->reason, "%s", reason);
+    l->cfg.handlers.on_state(l->cfg.ctx, l->cfg.node);
+}
+
+/* Tell the engine which lanes can be used: agreed ones of a node that is ready. */
+static void announce(struct node_link *l)
+{
+    for (int i = 0; i < DISPATCH_N_LANES; i++) {
+        struct lane *lane = &l->lanes[i];
+        bool up = lane->agreed && l->state == NODE_LINK_READY;
+        if (up == lane->announced) continue;
+        lane->announced = up;
+        l->cfg.handlers.on_lane(l->cfg.ctx, l->cfg.node, (enum dispatch_lane)i, up);
+    }
+}
+
+static bool holds_what_it_should(const struct node_link *l)
+{
+    if (l->pinned || l->cfg.assign == NULL) return true;
+    for (size_t i = 0; i < l->bitmap_bytes; i++)
+        if (l->cfg.assign[i] & ~l->held[i]) return false;
+    return true;
+}
+
+/* ---- measuring -------------------------------------------------------------------------------- */
+
+static void ping(struct node_link *l)
+{
+    bool large = l->pings_left <= PINGS_LARGE;
+    void *payload = large ? mem_zalloc(PING_LARGE) : NULL;
+    struct expert_request q = {.kind = EXPERT_REQUEST_PING, .step = l->pings_left};
+    l->ping_sent_us = clock_now_us();
+    if (!node_link_send(l, DISPATCH_DECODE, &q, payload, payload != NULL ? PING_LARGE : 0)) l->pings_left = 0;
+}
+
+static void on_pong(struct node_link *l)
+{
+    if (l->pings_left == 0) return;
+    uint64_t took = clock_now_us() - l->ping_sent_us;
+    if (took == 0) took = 1;
+    uint64_t *best = l->pings_left <= PINGS_LARGE ? &l->best_large_us : &l->best_small_us;
+    if (*best == 0 || took < *best) *best = took;
+    if (--l->pings_left > 0) {
+        ping(l);
+        return;
+    }
+    l->round_trip_us = l->best_small_us;
+    uint64_t extra = l->best_large_us > l->best_small_us ? l->best_large_us - l->best_small_us : 1;
+    l->bytes_per_second = (uint64_t)2 * PING_LARGE * 1000000u / extra;
+    l->cfg.handlers.on_state(l->cfg.ctx, l->cfg.node);
+}
+
+/* ---- messages --------------------------------------------------------------------------------- */
+
+static void send_assign(struct node_link *l)
+{
+    struct frame_bitmap *maps = mem_zalloc_array(l->cfg.n_layers, sizeof *maps);
+    if (maps == NULL) {
+        rpc_link_reset(l->lanes[DISPATCH_DECODE].link, "no memory for the assignment");
+        return;
+    }
+    for (uint32_t i = 0; i < l->cfg.n_layers; i++)
+        maps[i] = (struct frame_bitmap){l->cfg.assign + i * l->row, l->row};
+    struct expert_request q = {.kind = EXPERT_REQUEST_ASSIGN, .assign = maps, .n_layers = l->cfg.n_layers,
+                               .epoch = l->cfg.hello->epoch};
+    node_link_send(l, DISPATCH_DECODE, &q, NULL, 0);
+    mem_free(maps);
+}
+
+static void take_facts(struct node_link *l, const struct expert_hello *h)
+{
+    snprintf(l->id, sizeof l->id, "%s", h->id);
+    snprintf(l->kernels, sizeof l->kernels, "%s", h->kernels);
+    l->threads = h->threads;
+    l->bytes = h->expert_bytes;
+    l->pinned = h->pinned;
+    l->incarnation = h->incarnation;
+    memset(l->held, 0, l->bitmap_bytes);
+    for (uint32_t layer = 0; layer < h->n_layers && layer < l->cfg.n_layers; layer++) {
+        size_t n = h->held[layer].bytes < l->row ? h->held[layer].bytes : l->row;
+        memcpy(l->held + layer * l->row, h->held[layer].bits, n);
+    }
+}
+
+static void on_hello(struct node_link *l, struct lane *lane, const struct expert_hello *h)
+{
+    struct err why;
+    if (frame_hello_check(l->cfg.hello, h, &why) != ERR_OK) {
+        if (l->state != NODE_LINK_REFUSED || strcmp(l->reason, why.text) != 0)
+            log_error("nodes", "node=%u address=%s msg=\"refused: %s\"", l->cfg.node, l->target, why.text);
+        lane->agreed = false;
+        set_state(l, NODE_LINK_REFUSED, why.text);
+        announce(l);
+        return;
+    }
+    lane->agreed = true;
+    if (lane == &l->lanes[DISPATCH_DECODE]) {
+        take_facts(l, h);
+        l->pings_left = PINGS_SMALL + PINGS_LARGE;
+        l->best_small_us = l->best_large_us = 0;
+        ping(l);
+        if (holds_what_it_should(l)) {
+            set_state(l, NODE_LINK_READY, "");
+        } else {
+            set_state(l, NODE_LINK_LOADING, "loading its experts");
+            send_assign(l);
+        }
+    }
+    announce(l);
+}
+
+static void on_holdings(struct node_link *l, const struct expert_reply *r)
+{
+    take_facts(l, r->hello);
+    if (r->error != ERR_OK) {
+        log_error("nodes", "node=%u address=%s msg=\"could not load its experts: %s\"", l->cfg.node, l->target,
+                  r->error_text);
+        set_state(l, NODE_LINK_REFUSED, r->error_text);
+    } else if (holds_what_it_should(l)) {
+        set_state(l, NODE_LINK_READY, "");
+    } else {
+        set_state(l, NODE_LINK_LOADING, "loading its experts");
+    }
+    announce(l);
+}
+
+static void on_open(void *ctx, struct rpc_link *link)
+{
+    struct node_link *l = ctx;
+    struct expert_hello hello = *l->cfg.hello;
+    enum dispatch_lane lane = lane_number(l, lane_of(l, link));
+    hello.lane = lane == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK;
+    struct expert_request q = {.kind = EXPERT_REQUEST_HELLO, .hello = &hello};
+    node_link_send(l, lane, &q, NULL, 0);
+}
+
+static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
+{
+    struct node_link *l = ctx;
+    struct lane *lane = lane_of(l, link);
+    struct expert_reply *r = NULL;
+    struct err why;
+    enum err_code rc = frame_decode_reply(m, &r, &why);
+    bool fits = rc == ERR_OK && (lane->agreed || r->kind == EXPERT_REPLY_HELLO);
+    if (fits) {
+        switch (r->kind) {
+        case EXPERT_REPLY_HELLO:
+            on_hello(l, lane, r->hello);
+            break;
+        case EXPERT_REPLY_HOLDINGS:
+            on_holdings(l, r);
+            break;
+        case EXPERT_REPLY_DRAINING:
+            set_state(l, NODE_LINK_DRAINING, "the node is ending");
+            announce(l);
+            break;
+        case EXPERT_REPLY_PONG:
+            on_pong(l);
+            break;
+        case EXPERT_REPLY_RESULT:
+        case EXPERT_REPLY_ERROR:
+            fits = l->cfg.handlers.on_result(l->cfg.ctx, l->cfg.node, r, m);
+            break;
+        }
+    }
+    if (!fits) {
+        log_error("nodes", "node=%u address=%s msg=\"dropped: %s\"", l->cfg.node, l->target,
+                  rc != ERR_OK ? why.text : "an answer that does not fit its step");
+        rpc_link_reset(link, "an answer that does not fit");
+    }
+    frame_reply_free(r);
+    rpc_message_free(m);
+}
+
+static void on_down(void *ctx, struct rpc_link *link, int grpc_status, const char *text)
+{
+    struct node_link *l = ctx;
+    struct lane *lane = lane_of(l, link);
+    lane->agreed = false;
+    if (grpc_status == 9 /* FAILED_PRECONDITION: the node's own check refused us */) {
+        if (l->state != NODE_LINK_REFUSED)
+            log_error("nodes", "node=%u address=%s msg=\"refuses us: %s\"", l->cfg.node, l->target, text);
+        set_state(l, NODE_LINK_REFUSED, text);
+    } else if (l->state != NODE_LINK_REFUSED || lane == &l->lanes[DISPATCH_DECODE]) {
+        if (l->state == NODE_LINK_READY)
+            log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
+        set_state(l, NODE_LINK_CONNECTING, text);
+    }
+    announce(l);
+}
+
+/* ---- life ------------------------------------------------------------------------------------- */
+
+enum err_code node_link_open(const struct node_link_cfg *cfg, struct node_link **out, struct err *why)
+{
+    struct node_link *l = mem_zalloc(sizeof *l);
+    if (l == NULL) {
+        mem_free(cfg->assign);
+        return err_nomem(why, "a node");
+    }
+    l->cfg = *cfg;
+    snprintf(l->target, sizeof l->target, "%s", cfg->target);
+    snprintf(l->reason, sizeof l->reason, "connecting");
+    l->row = (cfg->n_experts + 7) / 8;
+    l->bitmap_bytes = l->row * cfg->n_layers;
+    l->held = mem_zalloc(l->bitmap_bytes);
+    static const struct rpc_link_handlers handlers = {on_open, on_message, on_down};
+    enum err_code rc = l->held == NULL ? err_nomem(why, "a node") : ERR_OK;
+    for (int i = 0; i < DISPATCH_N_LANES && rc == ERR_OK; i++)
+        rc = rpc_link_open(cfg->rpc, l->target, i == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK, METHOD, &handlers, l,
+                           &l->lanes[i].link, why);
+    if (rc != ERR_OK) {
+        node_link_close(l);
+        return rc;
+    }
+    *out = l;
+    return ERR_OK;
+}
+
+void node_link_close(struct node_link *l)
+{
+    if (l == NULL) return;
+    for (int i = 0; i < DISPATCH_N_LANES; i++)
+        if (l->lanes[i].link != NULL) rpc_link_close(l->lanes[i].link);
+    mem_free(l->cfg.assign);
+    mem_free(l->held);
+    mem_free(l);
+}
+
+enum node_link_state node_link_state(const struct node_link *l)
+{
+    return l->state;
+}
+
+const char *node_link_state_name(enum node_link_state s)
+{
+    static const char *const names[] = {"connecting", "refused", "loading", "ready", "draining"};
+    return names[s];
+}
+
+const char *node_link_reason(const struct node_link *l)
+{
+    return l->reason;
+}
+
+const char *node_link_target(const struct node_link *l)
+{
+    return l->target;
+}
+
+const char *node_link_id(const struct node_link *l)
+{
+    return l->id;
+}
+
+const char *node_link_kernels(const struct node_link *l)
+{
+    return l->kernels;
+}
+
+uint32_t node_link_threads(const struct node_link *l)
+{
+    return l->threads;
+}
+
+uint64_t node_link_bytes(const struct node_link *l)
+{
+    return l->bytes;
+}
+
+uint32_t node_link_n_held(const struct node_link *l)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < l->bitmap_bytes; i++) n += (uint32_t)__builtin_popcount(l->held[i]);
+    return n;
+}
+
+const uint8_t *node_link_held(const struct node_link *l)
+{
+    return l->held;
+}
+
+uint64_t node_link_round_trip_us(const struct node_link *l)
+{
+    return l->round_trip_us;
+}
+
+uint64_t node_link_bytes_per_second(const struct node_link *l)
+{
+    return l->bytes_per_second;
+}
