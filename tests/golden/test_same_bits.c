@@ -1,0 +1,176 @@
+/* Promise 3, the part that one process can show: the bits of the logits do not depend on how a prompt is cut, on
+ * what else is in the pass, on the number of threads or on the instruction set. */
+// links: model
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+#include "tests/support/one_process.h"
+
+#define TOKENS 150u /* more than two blocks of keys */
+#define OTHERS 7u
+
+static const struct {
+    const char *name, *quantize;
+} models[] = {
+    {"tiny-mixtral", NULL},        {"tiny-qwen3_moe", NULL},   {"tiny-olmoe", NULL},          {"tiny-mixtral-bf16", NULL},
+    {"tiny-qwen3_moe-bf16", NULL}, {"tiny-mixtral", "q8_0"},   {"tiny-qwen3_moe-bf16", "q8_0"}, {"tiny-olmoe", "q8_0"},
+};
+
+static void prompt(uint32_t seed, uint32_t vocab, int32_t ids[TOKENS])
+{
+    uint32_t x = seed * 2654435761u + 1;
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        x = x * 1664525u + 1013904223u;
+        ids[i] = (int32_t)((x >> 8) % vocab);
+    }
+}
+
+static void open_model(struct one_process *o, size_t model, const char *kernels, unsigned threads)
+{
+    char dir[1024];
+    snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, models[model].name);
+    one_open(o, &(struct one_cfg){.path = dir, .quantize = models[model].quantize, .kernels = kernels,
+                                  .threads = threads, .max_rows = TOKENS + OTHERS, .n_blocks = 64});
+}
+
+/* The logits of a fresh process that takes the prompt in chunks. */
+static float *run(size_t model, const char *kernels, unsigned threads, uint32_t chunk, size_t *n)
+{
+    struct one_process o;
+    open_model(&o, model, kernels, threads);
+    const uint32_t vocab = model_hparams(o.model)->vocab;
+    int32_t ids[TOKENS];
+    prompt(1, vocab, ids);
+    *n = (size_t)TOKENS * vocab;
+    float *logits = mem_zalloc_array(*n, sizeof *logits);
+    cr_assert(logits);
+    struct one_sequence s = one_sequence(&o, TOKENS);
+    one_prompt(&o, &s, ids, TOKENS, chunk, logits);
+    one_close(&o);
+    return logits;
+}
+
+static void expect_same(size_t model, const float *want, size_t n, const char *kernels, unsigned threads, uint32_t chunk)
+{
+    size_t m;
+    float *got = run(model, kernels, threads, chunk, &m);
+    cr_expect(m == n && memcmp(got, want, n * sizeof *got) == 0, "%s %s: %s, %u threads, chunk %u: other bits",
+              models[model].name, models[model].quantize ? models[model].quantize : "", kernels ? kernels : "best", threads, chunk);
+    mem_free(got);
+}
+
+Test(same_bits, however_a_prompt_is_cut)
+{
+    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+        size_t n;
+        float *want = run(m, NULL, 1, TOKENS, &n);
+        expect_same(m, want, n, NULL, 1, 1);
+        expect_same(m, want, n, NULL, 1, 7);
+        expect_same(m, want, n, NULL, 1, 64);
+        mem_free(want);
+    }
+}
+
+Test(same_bits, on_one_thread_or_two)
+{
+    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+        size_t n;
+        float *want = run(m, NULL, 1, TOKENS, &n);
+        expect_same(m, want, n, NULL, 2, TOKENS);
+        expect_same(m, want, n, NULL, 2, 7);
+        mem_free(want);
+    }
+}
+
+Test(same_bits, on_every_instruction_set)
+{
+    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+        size_t n;
+        float *want = run(m, "ref", 2, 64, &n);
+        for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+            const struct kernels *k;
+            struct err why;
+            if (kernels_pick(kernels_variant(i)->name, &k, &why) == ERR_OK) {
+                expect_same(m, want, n, k->name, 2, TOKENS);
+                if (i > 0) expect_same(m, want, n, k->name, 1, 7);
+            } else {
+                cr_log_info("not run: %s", why.text);
+            }
+        }
+        mem_free(want);
+    }
+}
+
+/* Row 0 is the sequence looked at, each of the others is at a position of its own. */
+static void run_among_others(struct one_process *o, const int32_t *ids, float *logits)
+{
+    const uint32_t vocab = model_hparams(o->model)->vocab;
+    struct one_sequence s = one_sequence(o, TOKENS), others[OTHERS];
+    int32_t other_ids[OTHERS][TOKENS];
+    struct model_row rows[TOKENS + OTHERS];
+    for (uint32_t k = 0; k < OTHERS; k++) {
+        others[k] = one_sequence(o, TOKENS);
+        prompt(100 + k, vocab, other_ids[k]);
+        one_feed(o, &others[k], other_ids[k], 1 + 9 * k, false, NULL);
+    }
+    /* Now 20 rows of the prompt beside one row of each other, then one row each: prefill and decode shapes. */
+    for (uint32_t at = 0; at < TOKENS;) {
+        uint32_t m = at < 100 ? 20 : 1, n = 0;
+        for (uint32_t k = 0; k < OTHERS; k++) {
+            struct model_row other = {.token = other_ids[k][others[k].position], .position = others[k].position, .blocks = others[k].blocks};
+            others[k].position++;
+            if (k < 3) rows[n++] = other;
+        }
+        uint32_t first = n;
+        for (uint32_t i = 0; i < m; i++)
+            rows[n++] = (struct model_row){.token = ids[at + i], .position = at + i, .blocks = s.blocks, .wants_logits = true};
+        for (uint32_t k = 3; k < OTHERS; k++)
+            rows[n++] = (struct model_row){.token = other_ids[k][others[k].position - 1], .position = others[k].position - 1, .blocks = others[k].blocks};
+        cr_assert_eq(first, 3u);
+        one_pass(o, rows, n, NULL);
+        for (uint32_t i = 0; i < m; i++)
+            memcpy(logits + (size_t)(at + i) * vocab, model_pass_logits(o->pass, i), vocab * sizeof *logits);
+        at += m;
+    }
+}
+
+Test(same_bits, alone_or_among_seven_others)
+{
+    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+        size_t n;
+        float *want = run(m, NULL, 1, TOKENS, &n);
+        float *got = mem_zalloc_array(n, sizeof *got);
+        cr_assert(got);
+        struct one_process o;
+        open_model(&o, m, NULL, 2);
+        int32_t ids[TOKENS];
+        prompt(1, model_hparams(o.model)->vocab, ids);
+        run_among_others(&o, ids, got);
+        cr_expect(memcmp(got, want, n * sizeof *got) == 0, "%s: other bits among other sequences", models[m].name);
+        one_close(&o);
+        mem_free(got);
+        mem_free(want);
+    }
+}
+
+/* The comparison itself must be able to fail: another prompt token, other bits. */
+Test(same_bits, one_other_token_shows)
+{
+    struct one_process o;
+    open_model(&o, 3, NULL, 1);
+    const uint32_t vocab = model_hparams(o.model)->vocab;
+    int32_t ids[TOKENS];
+    prompt(1, vocab, ids);
+    size_t n;
+    float *want = run(3, NULL, 1, TOKENS, &n);
+    float *got = mem_zalloc_array(n, sizeof *got);
+    cr_assert(got);
+    ids[0] = (ids[0] + 1) % (int32_t)vocab;
+    struct one_sequence s = one_sequence(&o, TOKENS);
+    one_prompt(&o, &s, ids, TOKENS, TOKENS, got);
+    /* The last row sees the first token only through attention, three blocks back. */
+    cr_expect_neq(memcmp(got + n - vocab, want + n - vocab, vocab * sizeof *got), 0);
+    one_close(&o);
+    mem_free(got);
+    mem_free(want);
+}
