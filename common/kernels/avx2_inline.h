@@ -15,6 +15,10 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* The sum stays in its register here: gcc otherwise gathers whole-number products to add them up as a tree, and
+ * spills them (half the speed). */
+#define KEEP(v) __asm__("" : "+x"(v))
+
 /* exp_inline, eight at a time. minps and maxps give their second operand when one is NaN. */
 ALWAYS_INLINE __m256 exp_avx2(__m256 x)
 {

@@ -12,9 +12,9 @@
 #define BLOCK       32u
 #define LINE        64u
 #define AHEAD_BYTES 3072u /* decode: how far a stream is fetched ahead */
-#define Q8_ROWS     4u    /* rows of the largest tile */
-#define FLOAT_ROWS  6u
-#define FEW_ROWS    3u /* up to here a tile takes two panels */
+#define MAX_ROWS    6u    /* of any tile */
+#define FEW_ROWS    3u    /* up to here a tile takes two panels */
+#define UNPACK_ROWS 24u   /* from here on turning a bf16 panel to f32 once beats doing it in every tile */
 
 struct tile {
     const uint8_t *panel; /* of the first panel */
@@ -25,14 +25,21 @@ struct tile {
     float *y;            /* first output of the first row */
     size_t ldy;
     uint32_t features;    /* outputs that exist from y on; the others are not written */
-    const uint8_t *ahead; /* decode: NULL; else where the lines to be fetched by this tile begin */
-    size_t ahead_step;    /* bytes of them per block of 32 of K, a multiple of LINE */
+    /* One panel: what this tile fetches of the next panel, ahead_step bytes (a multiple of LINE, or 0) per 32 of K.
+     * Two panels fetch their own lines a little ahead instead. */
+    const uint8_t *ahead;
+    size_t ahead_step;
 };
+
+static size_t round_up_line(size_t bytes)
+{
+    return (bytes + LINE - 1) / LINE * LINE;
+}
 
 ALWAYS_INLINE void fetch_ahead(const struct tile *t, uint32_t block)
 {
-    const uint8_t *from = t->ahead + block * t->ahead_step;
-    for (size_t i = 0; i < t->ahead_step; i += LINE) _mm_prefetch((const char *)(from + i), _MM_HINT_T1);
+    for (size_t i = 0; i < t->ahead_step; i += LINE)
+        _mm_prefetch((const char *)(t->ahead + block * t->ahead_step + i), _MM_HINT_T1);
 }
 
 ALWAYS_INLINE void store_tile(const struct tile *t, const int R, const int P, __m256 acc[][2][2])
@@ -54,28 +61,31 @@ ALWAYS_INLINE void store_tile(const struct tile *t, const int R, const int P, __
     }
 }
 
-/* maddubs takes unsigned times signed bytes and saturates at 16 bits: |w| * (q with w's sign) keeps every pair of
+/* On the 16-bit alternative (both sides widened beforehand, madd and add only, no sign): no faster, as the
+ * additions compete for the multipliers' ports, and the panel is twice the size.
+ *
+ * maddubs takes unsigned times signed bytes and saturates at 16 bits: |w| * (q with w's sign) keeps every pair of
  * products at 128 * 127 * 2 = 32512 or less, exactly. */
 ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
 {
     const uint32_t blocks = t->k / BLOCK;
     const int8_t *q = t->x;
     const __m256i offset = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
-    __m256 acc[Q8_ROWS][2][2];
+    __m256 acc[MAX_ROWS][2][2];
     UNROLL
     for (int i = 0; i < R * P * 2; i++) acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
 
     for (uint32_t b = 0; b < blocks; b++) {
-        if (t->ahead != NULL) fetch_ahead(t, b);
+        if (P == 1) fetch_ahead(t, b);
         UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *lines = t->panel + (size_t)p * t->panel_bytes + (size_t)b * 512;
-            __m256i dot[Q8_ROWS][2];
+            __m256i dot[MAX_ROWS][2];
             UNROLL
             for (int i = 0; i < R * 2; i++) dot[i / 2][i % 2] = _mm256_setzero_si256();
             UNROLL
             for (int g = 0; g < 8; g++) {
-                if (t->ahead == NULL) _mm_prefetch((const char *)(lines + 64 * g + AHEAD_BYTES), _MM_HINT_T0);
+                if (P == 2) _mm_prefetch((const char *)(lines + 64 * g + AHEAD_BYTES), _MM_HINT_T0);
                 UNROLL
                 for (int h = 0; h < 2; h++) {
                     __m256i w = _mm256_load_si256((const __m256i *)(const void *)(lines + 64 * g + 32 * h));
@@ -88,6 +98,7 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
                         __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(four), w);
                         __m256i sum = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
                         dot[r][h] = _mm256_add_epi32(dot[r][h], sum);
+                        KEEP(dot[r][h]);
                     }
                 }
             }
@@ -106,65 +117,114 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
     store_tile(t, R, P, acc);
 }
 
-/* One step of K for all rows and panels; w are the weights of 16 outputs per panel. */
-ALWAYS_INLINE void float_step(const float *x, size_t ldx, const int R, const int P, __m256 w[2][2], __m256 acc[][2][2])
+/* One step of K for all rows and panels; `w` are the weights of 16 outputs per panel. */
+ALWAYS_INLINE void float_step(const float *const x[], uint32_t k, const int R, const int P, __m256 w[2][2],
+                              __m256 acc[][2][2])
 {
     UNROLL
     for (int r = 0; r < R; r++) {
-        const __m256 value = _mm256_broadcast_ss(x + (size_t)r * ldx);
+        const __m256 value = _mm256_broadcast_ss(x[r] + k);
         UNROLL
         for (int i = 0; i < 2 * P; i++)
             acc[r][i / 2][i % 2] = _mm256_fmadd_ps(w[i / 2][i % 2], value, acc[r][i / 2][i % 2]);
     }
 }
 
-ALWAYS_INLINE void f32_tile(const struct tile *t, const int R, const int P)
+ALWAYS_INLINE void f32_step(const struct tile *t, const float *const x[], uint32_t k, const int R, const int P,
+                            __m256 acc[][2][2])
 {
-    const float *x = t->x;
-    __m256 acc[FLOAT_ROWS][2][2];
+    __m256 w[2][2];
+    UNROLL
+    for (int p = 0; p < P; p++) {
+        const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k * LINE;
+        if (P == 2) _mm_prefetch((const char *)(line + AHEAD_BYTES), _MM_HINT_T0);
+        w[p][0] = _mm256_load_ps((const float *)(const void *)line);
+        w[p][1] = _mm256_load_ps((const float *)(const void *)(line + 32));
+    }
+    float_step(x, k, R, P, w, acc);
+}
+
+/* Two of K: a 32-bit word holds bf16 at k (low) and k + 1 (high), the upcasts are one shift and one mask. */
+ALWAYS_INLINE void bf16_step(const struct tile *t, const float *const x[], uint32_t k, const int R, const int P,
+                             __m256 acc[][2][2])
+{
+    const __m256i high = _mm256_set1_epi32((int32_t)0xffff0000u);
+    __m256 even[2][2], odd[2][2];
+    UNROLL
+    for (int p = 0; p < P; p++) {
+        const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k / 2 * LINE;
+        if (P == 2) _mm_prefetch((const char *)(line + AHEAD_BYTES), _MM_HINT_T0);
+        UNROLL
+        for (int h = 0; h < 2; h++) {
+            __m256i pair = _mm256_load_si256((const __m256i *)(const void *)(line + 32 * h));
+            even[p][h] = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
+            odd[p][h] = _mm256_castsi256_ps(_mm256_and_si256(pair, high));
+        }
+    }
+    float_step(x, k, R, P, even, acc);
+    float_step(x, k + 1, R, P, odd, acc);
+}
+
+ALWAYS_INLINE void float_tile(const struct tile *t, const bool bf16, const int R, const int P)
+{
+    const float *x[MAX_ROWS];
+    UNROLL
+    for (int r = 0; r < R; r++) x[r] = (const float *)t->x + (size_t)r * t->k;
+    __m256 acc[MAX_ROWS][2][2];
     UNROLL
     for (int i = 0; i < R * P * 2; i++) acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
-    for (uint32_t k = 0; k < t->k; k++) {
-        if (t->ahead != NULL && k % BLOCK == 0) fetch_ahead(t, k / BLOCK);
-        __m256 w[2][2];
-        UNROLL
-        for (int p = 0; p < P; p++) {
-            const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k * LINE;
-            if (t->ahead == NULL) _mm_prefetch((const char *)(line + AHEAD_BYTES), _MM_HINT_T0);
-            w[p][0] = _mm256_load_ps((const float *)(const void *)line);
-            w[p][1] = _mm256_load_ps((const float *)(const void *)(line + 32));
+
+    uint32_t k = 0;
+    for (; k + BLOCK <= t->k; k += BLOCK) {
+        if (P == 1) fetch_ahead(t, k / BLOCK);
+        for (uint32_t i = k; i < k + BLOCK; i += 4) {
+            UNROLL
+            for (uint32_t j = 0; j < 4; j += 2) {
+                if (bf16) {
+                    bf16_step(t, x, i + j, R, P, acc);
+                } else {
+                    f32_step(t, x, i + j, R, P, acc);
+                    f32_step(t, x, i + j + 1, R, P, acc);
+                }
+            }
         }
-        float_step(x + k, t->k, R, P, w, acc);
+    }
+    for (; k < t->k; k += bf16 ? 2 : 1) {
+        if (bf16)
+            bf16_step(t, x, k, R, P, acc);
+        else
+            f32_step(t, x, k, R, P, acc);
     }
     store_tile(t, R, P, acc);
 }
 
-/* A 32-bit word holds bf16 at k (low) and k + 1 (high): the upcasts are one shift and one mask. */
+ALWAYS_INLINE void f32_tile(const struct tile *t, const int R, const int P)
+{
+    float_tile(t, false, R, P);
+}
+
 ALWAYS_INLINE void bf16_tile(const struct tile *t, const int R, const int P)
 {
-    const float *x = t->x;
+    float_tile(t, true, R, P);
+}
+
+static void upcast_rows(const uint16_t *x, size_t n, float *out)
+{
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_bf16_avx2(x + i));
+    for (; i < n; i++) out[i] = bf16_to_f32(x[i]);
+}
+
+/* Lines of two k become two lines of f32. */
+static void upcast_panel(const uint8_t *panel, uint32_t k, uint8_t *out)
+{
     const __m256i high = _mm256_set1_epi32((int32_t)0xffff0000u);
-    __m256 acc[FLOAT_ROWS][2][2];
-    UNROLL
-    for (int i = 0; i < R * P * 2; i++) acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
-    for (uint32_t k = 0; k < t->k; k += 2) {
-        if (t->ahead != NULL && k % BLOCK == 0) fetch_ahead(t, k / BLOCK);
-        __m256 even[2][2], odd[2][2];
-        UNROLL
-        for (int p = 0; p < P; p++) {
-            const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k / 2 * LINE;
-            if (t->ahead == NULL) _mm_prefetch((const char *)(line + AHEAD_BYTES), _MM_HINT_T0);
-            UNROLL
-            for (int h = 0; h < 2; h++) {
-                __m256i pair = _mm256_load_si256((const __m256i *)(const void *)(line + 32 * h));
-                even[p][h] = _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16));
-                odd[p][h] = _mm256_castsi256_ps(_mm256_and_si256(pair, high));
-            }
-        }
-        float_step(x + k, t->k, R, P, even, acc);
-        float_step(x + k + 1, t->k, R, P, odd, acc);
+    for (uint32_t i = 0; i < k; i++) { /* half lines */
+        __m256i pair = _mm256_load_si256((const __m256i *)(const void *)(panel + (size_t)i * 32));
+        uint8_t *even = out + (size_t)(i / 2) * 128 + 32 * (i % 2);
+        _mm256_store_si256((__m256i *)(void *)even, _mm256_slli_epi32(pair, 16));
+        _mm256_store_si256((__m256i *)(void *)(even + LINE), _mm256_and_si256(pair, high));
     }
-    store_tile(t, R, P, acc);
 }
 
 /* A function per shape: only constants unroll. */
@@ -173,29 +233,44 @@ ALWAYS_INLINE void bf16_tile(const struct tile *t, const int R, const int P)
     {                                                           \
         kind##_tile(t, R, P);                                   \
     }
-TILE(q8, 1, 1) TILE(q8, 2, 1) TILE(q8, 3, 1) TILE(q8, 4, 1)
-TILE(q8, 1, 2) TILE(q8, 2, 2) TILE(q8, 3, 2)
-TILE(f32, 1, 1) TILE(f32, 2, 1) TILE(f32, 3, 1) TILE(f32, 4, 1) TILE(f32, 5, 1) TILE(f32, 6, 1)
-TILE(f32, 1, 2) TILE(f32, 2, 2) TILE(f32, 3, 2)
-TILE(bf16, 1, 1) TILE(bf16, 2, 1) TILE(bf16, 3, 1) TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(bf16, 6, 1)
-TILE(bf16, 1, 2) TILE(bf16, 2, 2) TILE(bf16, 3, 2)
+#define TILES(kind) \
+    TILE(kind, 1, 1) TILE(kind, 2, 1) TILE(kind, 3, 1) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 3, 2)
+TILES(q8) TILES(f32) TILES(bf16)
+TILE(q8, 4, 1)
+TILE(bf16, 4, 1) TILE(bf16, 5, 1)
+TILE(f32, 4, 1) TILE(f32, 5, 1) TILE(f32, 6, 1)
 
-static const struct {
+struct tiles {
     uint32_t max_rows;
-    void (*run[2][FLOAT_ROWS])(const struct tile *); /* [panels - 1][rows - 1] */
-} kinds[PACK_N] = {
-    [PACK_F32] = {FLOAT_ROWS,
-                  {{f32_1x1, f32_2x1, f32_3x1, f32_4x1, f32_5x1, f32_6x1}, {f32_1x2, f32_2x2, f32_3x2}}},
-    [PACK_BF16] = {FLOAT_ROWS,
-                   {{bf16_1x1, bf16_2x1, bf16_3x1, bf16_4x1, bf16_5x1, bf16_6x1}, {bf16_1x2, bf16_2x2, bf16_3x2}}},
-    [PACK_Q8_0] = {Q8_ROWS, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}},
+    void (*run[2][MAX_ROWS])(const struct tile *); /* [panels - 1][rows - 1] */
+};
+static const struct tiles q8_tiles = {4, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
+static const struct tiles f32_tiles = {
+    6, {{f32_1x1, f32_2x1, f32_3x1, f32_4x1, f32_5x1, f32_6x1}, {f32_1x2, f32_2x2, f32_3x2}}};
+static const struct tiles bf16_tiles = {
+    5, {{bf16_1x1, bf16_2x1, bf16_3x1, bf16_4x1, bf16_5x1}, {bf16_1x2, bf16_2x2, bf16_3x2}}};
+
+/* How one call goes about it. */
+struct plan {
+    const struct tiles *tiles;
+    const uint8_t *rows; /* as the tiles take them */
+    size_t row_bytes;
+    uint8_t *panel; /* scratch for a bf16 panel as f32; NULL: tiles take panels as they are */
 };
 
-static void upcast(const uint16_t *x, size_t n, float *out)
+static struct plan make_plan(const struct packed *w, const struct rows *x, uint8_t *scratch)
 {
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_bf16_avx2(x + i));
-    for (; i < n; i++) out[i] = bf16_to_f32(x[i]);
+    const size_t n = (size_t)x->m * x->k;
+    struct plan plan = {&f32_tiles, x->data, row_data_bytes(x->format, x->k), NULL};
+    if (x->format == ROW_BF16) {
+        upcast_rows(x->data, n, (float *)(void *)scratch);
+        plan = (struct plan){&f32_tiles, scratch, (size_t)x->k * sizeof(float), NULL};
+        if (w->format == PACK_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
+        if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS) plan.panel = scratch + round_up_line(n * sizeof(float));
+    } else if (x->format == ROW_Q8) {
+        plan.tiles = &q8_tiles;
+    }
+    return plan;
 }
 
 void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x, float *y, size_t ldy,
@@ -206,40 +281,36 @@ void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const
     const uint32_t used = (w->n + PANEL - 1) / PANEL; /* the last panel may be nothing but padding */
     if (panel1 > used) panel1 = used;
 
-    const uint8_t *rows = x->data;
-    size_t row_bytes = row_data_bytes(x->format, x->k);
-    if (x->format == ROW_BF16) {
-        upcast(x->data, (size_t)x->m * x->k, scratch);
-        rows = scratch;
-        row_bytes = (size_t)x->k * sizeof(float);
-    }
+    const struct plan plan = make_plan(w, x, scratch);
     const size_t row_scales = row_scale_bytes(x->format, x->k) / sizeof(float);
     const uint32_t blocks = (w->k + BLOCK - 1) / BLOCK;
-    const uint32_t max_rows = kinds[w->format].max_rows;
-    const uint32_t tiles = (x->m + max_rows - 1) / max_rows; /* as equal as can be: 20 rows are 7 + 7 + 6, not 8 + 8 + 4 */
+    /* As equal as can be: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2. */
+    const uint32_t tiles = (x->m + plan.tiles->max_rows - 1) / plan.tiles->max_rows;
     const bool few = x->m <= FEW_ROWS;
 
     for (uint32_t p = panel0; p < panel1;) {
         const uint32_t pair = few && panel1 - p >= 2 ? 2 : 1;
+        const uint8_t *panel = w->data + p * w->panel_bytes;
         struct tile t = {
-            .panel = w->data + p * w->panel_bytes,
+            .panel = plan.panel != NULL ? plan.panel : panel,
             .panel_bytes = w->panel_bytes,
             .k = w->k,
             .ldy = ldy,
             .features = w->n - p * PANEL,
         };
+        if (plan.panel != NULL) upcast_panel(panel, w->k, plan.panel);
         if (!few && p + 1 < panel1) {
-            t.ahead = t.panel + w->panel_bytes;
+            t.ahead = panel + w->panel_bytes;
             t.ahead_step = (w->panel_bytes / ((size_t)tiles * blocks) / LINE + 1) * LINE;
         }
         for (uint32_t i = 0, row = 0; i < tiles; i++) {
             const uint32_t here = x->m / tiles + (i < x->m % tiles);
-            t.x = rows + row * row_bytes;
+            t.x = plan.rows + row * plan.row_bytes;
             t.scales = row_scales > 0 ? x->scales + row * row_scales : NULL;
             t.y = y + row * ldy + (size_t)p * PANEL;
-            kinds[w->format].run[pair - 1][here - 1](&t);
+            plan.tiles->run[pair - 1][here - 1](&t);
             row += here;
-            if (t.ahead != NULL) t.ahead += blocks * t.ahead_step;
+            if (t.ahead_step > 0) t.ahead += blocks * t.ahead_step;
         }
         p += pair;
     }

@@ -187,7 +187,8 @@ void packed_clear_padding(const struct packed *w)
 
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m)
 {
-    /* Rows of bf16 are upcast once per call. */
+    /* Room for the rows and, if bf16, one panel as f32. */
+    const size_t rows = ((size_t)m * w->k * sizeof(float) + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
     if (w->input != ROW_BF16) return 0;
-    return ((size_t)m * w->k * sizeof(float) + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
+    return rows + (w->format == PACK_BF16 ? (size_t)w->k * LINE_BYTES : 0);
 }
