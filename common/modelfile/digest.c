@@ -34,10 +34,11 @@ static void put_double(XXH3_state_t *s, const char *name, double x)
 
 static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
 {
-    put(s, "family %s\nlayers %" PRIu32 "\nhidden %" PRIu32 "\nvocab %" PRIu32 "\n", hp->family_name, hp->n_layers,
-        hp->hidden, hp->vocab);
-    put(s, "heads %" PRIu32 " %" PRIu32 " %" PRIu32 "\nattention_bias %d %d\nqk_norm %d\n", hp->n_heads, hp->n_kv_heads,
-        hp->head_dim, hp->attention_bias, hp->attention_out_bias, (int)hp->qk_norm);
+    put(s, "family %s\nlayers %" PRIu32 "\nhidden %" PRIu32 "\nvocab %" PRIu32 "\n",
+        hp->family_name, hp->n_layers, hp->hidden, hp->vocab);
+    put(s, "heads %" PRIu32 " %" PRIu32 " %" PRIu32 "\nattention_bias %d %d\nqk_norm %d\n",
+        hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->attention_bias, hp->attention_out_bias,
+        (int)hp->qk_norm);
     put_double(s, "clip_qkv", (double)hp->clip_qkv);
     put(s, "sliding_window %" PRIu32 "\n", hp->sliding_window);
     put_double(s, "norm_eps", (double)hp->norm_eps);
@@ -50,13 +51,18 @@ static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
     put_double(s, "beta_fast", r->beta_fast);
     put_double(s, "beta_slow", r->beta_slow);
     put_double(s, "attention_factor", r->attention_factor);
-    put(s, "tied_head %d\nexperts %" PRIu32 " %" PRIu32 " %" PRIu32 "\ndense %" PRIu32 "\nrenormalized %d\nmoe ",
-        hp->tied_head, hp->n_experts, hp->top_k, hp->expert_width, hp->dense_width, hp->gates_renormalized);
-    for (uint32_t l = 0; l < hp->n_layers; l++) put(s, "%d", hp->is_moe[l]);
+    put(s,
+        "tied_head %d\nexperts %" PRIu32 " %" PRIu32 " %" PRIu32 "\ndense %" PRIu32
+        "\nrenormalized %d\nmoe ",
+        hp->tied_head, hp->n_experts, hp->top_k, hp->expert_width, hp->dense_width,
+        hp->gates_renormalized);
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        put(s, "%d", hp->is_moe[l]);
     put(s, "\n");
 }
 
-void model_file_digest(const struct model_file *f, const char *quantize, char out[MODEL_FILE_DIGEST_CHARS])
+void model_file_digest(const struct model_file *f, const char *quantize,
+                       char out[MODEL_FILE_DIGEST_CHARS])
 {
     XXH3_state_t s;
     XXH3_INITSTATE(&s);
@@ -66,11 +72,14 @@ void model_file_digest(const struct model_file *f, const char *quantize, char ou
     for (uint32_t i = 0; i < model_file_n_tensors(f); i++) {
         const struct tensor *t = model_file_tensor(f, i);
         put(&s, "tensor %s", model_file_dtype_text(f, i));
-        for (uint32_t d = 0; d < t->n_dims; d++) put(&s, " %" PRIu64, t->dims[d]);
+        for (uint32_t d = 0; d < t->n_dims; d++)
+            put(&s, " %" PRIu64, t->dims[d]);
         XXH3_128bits_update(&s, " ", 1);
-        XXH3_128bits_update(&s, t->name, strlen(t->name) + 1); /* with its NUL: names may hold anything else */
+        XXH3_128bits_update(&s, t->name,
+                            strlen(t->name) + 1); /* with its NUL: names may hold anything else */
     }
-    for (uint32_t i = 0; i < model_file_n_paths(f); i++) put(&s, "file %" PRIu64 "\n", model_file_size(f, i));
+    for (uint32_t i = 0; i < model_file_n_paths(f); i++)
+        put(&s, "file %" PRIu64 "\n", model_file_size(f, i));
     XXH128_hash_t h = XXH3_128bits_digest(&s);
     snprintf(out, MODEL_FILE_DIGEST_CHARS, "%016" PRIx64 "%016" PRIx64, h.high64, h.low64);
 }

@@ -6,7 +6,8 @@
 
 #include "common/base/mem.h"
 
-enum err_code expert_set_init(struct expert_set *s, uint32_t n_layers, uint32_t n_experts, struct err *why)
+enum err_code expert_set_init(struct expert_set *s, uint32_t n_layers, uint32_t n_experts,
+                              struct err *why)
 {
     assert(n_layers <= LIMIT_LAYERS && n_experts <= LIMIT_EXPERTS);
     *s = (struct expert_set){.n_layers = n_layers, .n_experts = n_experts};
@@ -41,14 +42,16 @@ bool expert_set_has(const struct expert_set *s, uint32_t layer, uint32_t expert)
 uint32_t expert_set_count_layer(const struct expert_set *s, uint32_t layer)
 {
     uint32_t n = 0;
-    for (uint32_t e = 0; e < s->n_experts; e++) n += expert_set_has(s, layer, e);
+    for (uint32_t e = 0; e < s->n_experts; e++)
+        n += expert_set_has(s, layer, e);
     return n;
 }
 
 uint32_t expert_set_count(const struct expert_set *s)
 {
     uint32_t n = 0;
-    for (uint32_t l = 0; l < s->n_layers; l++) n += expert_set_count_layer(s, l);
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        n += expert_set_count_layer(s, l);
     return n;
 }
 
@@ -63,9 +66,10 @@ struct item {
 
 static enum err_code malformed(const struct item *it)
 {
-    return err_set(it->why, ERR_INVALID,
-                   "experts: '%.*s' is none of: all, I/N, LAYERS:EXPERTS (with numbers, ranges as 0-7, or *)", it->len,
-                   it->text);
+    return err_set(
+        it->why, ERR_INVALID,
+        "experts: '%.*s' is none of: all, I/N, LAYERS:EXPERTS (with numbers, ranges as 0-7, or *)",
+        it->len, it->text);
 }
 
 /* Digits only; more than nine cannot be a layer, an expert or a share. */
@@ -77,7 +81,8 @@ static enum err_code number(struct item *it, uint32_t *out)
         n = n * 10 + (uint32_t)(*it->at++ - '0');
     if (it->at == start) return malformed(it);
     if (it->at - start > 9)
-        return err_set(it->why, ERR_INVALID, "experts: '%.*s': the number is too large", it->len, it->text);
+        return err_set(it->why, ERR_INVALID, "experts: '%.*s': the number is too large", it->len,
+                       it->text);
     *out = n;
     return ERR_OK;
 }
@@ -89,7 +94,8 @@ static bool take(struct item *it, char c)
     return true;
 }
 
-static enum err_code range(struct item *it, const char *what, uint32_t n, uint32_t *first, uint32_t *last)
+static enum err_code range(struct item *it, const char *what, uint32_t n, uint32_t *first,
+                           uint32_t *last)
 {
     *first = 0;
     *last = n - 1;
@@ -100,17 +106,19 @@ static enum err_code range(struct item *it, const char *what, uint32_t n, uint32
     if (take(it, '-')) rc = number(it, last);
     if (rc != ERR_OK) return rc;
     if (*first > *last)
-        return err_set(it->why, ERR_INVALID, "experts: '%.*s': the range goes down from %" PRIu32 " to %" PRIu32,
-                       it->len, it->text, *first, *last);
+        return err_set(it->why, ERR_INVALID,
+                       "experts: '%.*s': the range goes down from %" PRIu32 " to %" PRIu32, it->len,
+                       it->text, *first, *last);
     if (*last >= n)
-        return err_set(it->why, ERR_INVALID, "experts: '%.*s': %s %" PRIu32 " does not exist, they are 0 to %" PRIu32,
+        return err_set(it->why, ERR_INVALID,
+                       "experts: '%.*s': %s %" PRIu32 " does not exist, they are 0 to %" PRIu32,
                        it->len, it->text, what, *last, n - 1);
     return ERR_OK;
 }
 
 /* Experts of layers [l0, l1] and numbers [e0, e1] with (layer + expert) mod n = i. */
-static void add_all(struct expert_set *s, const struct hparams *hp, uint32_t l0, uint32_t l1, uint32_t e0,
-                    uint32_t e1, uint32_t i, uint32_t n)
+static void add_all(struct expert_set *s, const struct hparams *hp, uint32_t l0, uint32_t l1,
+                    uint32_t e0, uint32_t e1, uint32_t i, uint32_t n)
 {
     for (uint32_t l = l0; l <= l1; l++)
         for (uint32_t e = e0; hp->is_moe[l] && e <= e1; e++)
@@ -125,13 +133,15 @@ static enum err_code share(struct item *it, const struct hparams *hp, struct exp
     if (rc == ERR_OK) rc = number(it, &n);
     if (rc != ERR_OK) return rc;
     if (i >= n)
-        return err_set(it->why, ERR_INVALID, "experts: '%.*s': share %" PRIu32 " of %" PRIu32 " does not exist, %s",
+        return err_set(it->why, ERR_INVALID,
+                       "experts: '%.*s': share %" PRIu32 " of %" PRIu32 " does not exist, %s",
                        it->len, it->text, i, n, "they count from 0");
     add_all(s, hp, 0, hp->n_layers - 1, 0, hp->n_experts - 1, i, n);
     return ERR_OK;
 }
 
-static enum err_code layers_and_experts(struct item *it, const struct hparams *hp, struct expert_set *s)
+static enum err_code layers_and_experts(struct item *it, const struct hparams *hp,
+                                        struct expert_set *s)
 {
     uint32_t l0, l1, e0, e1;
     enum err_code rc = range(it, "layer", hp->n_layers, &l0, &l1);
@@ -139,8 +149,8 @@ static enum err_code layers_and_experts(struct item *it, const struct hparams *h
     if (rc == ERR_OK) rc = range(it, "expert", hp->n_experts, &e0, &e1);
     if (rc != ERR_OK) return rc;
     if (l0 == l1 && !hp->is_moe[l0])
-        return err_set(it->why, ERR_INVALID, "experts: '%.*s': layer %" PRIu32 " has no experts", it->len, it->text,
-                       l0);
+        return err_set(it->why, ERR_INVALID, "experts: '%.*s': layer %" PRIu32 " has no experts",
+                       it->len, it->text, l0);
     add_all(s, hp, l0, l1, e0, e1, 0, 1);
     return ERR_OK;
 }
@@ -152,24 +162,29 @@ static enum err_code parse_item(struct item *it, const struct hparams *hp, struc
         add_all(s, hp, 0, hp->n_layers - 1, 0, hp->n_experts - 1, 0, 1);
         return ERR_OK;
     }
-    enum err_code rc = memchr(it->at, ':', len) != NULL ? layers_and_experts(it, hp, s) : share(it, hp, s);
+    enum err_code rc =
+        memchr(it->at, ':', len) != NULL ? layers_and_experts(it, hp, s) : share(it, hp, s);
     if (rc == ERR_OK && it->at != it->end) rc = malformed(it);
     return rc;
 }
 
-enum err_code experts_spec_parse(const char *spec, const struct hparams *hp, struct expert_set *out, struct err *why)
+enum err_code experts_spec_parse(const char *spec, const struct hparams *hp, struct expert_set *out,
+                                 struct err *why)
 {
     struct expert_set s;
     enum err_code rc = expert_set_init(&s, hp->n_layers, hp->n_experts, why);
     for (const char *p = spec; rc == ERR_OK;) {
         const char *end = p + strcspn(p, ",");
-        struct item it = {.text = p, .len = (int)(end - p < 60 ? end - p : 60), .at = p, .end = end, .why = why};
+        struct item it = {
+            .text = p, .len = (int)(end - p < 60 ? end - p : 60), .at = p, .end = end, .why = why};
         rc = parse_item(&it, hp, &s);
         if (*end == '\0') break;
         p = end + 1;
     }
-    if (rc == ERR_OK) *out = s;
-    else expert_set_deinit(&s);
+    if (rc == ERR_OK)
+        *out = s;
+    else
+        expert_set_deinit(&s);
     return rc;
 }
 
@@ -191,7 +206,8 @@ static void put_range(struct buf *out, uint32_t first, uint32_t last)
 void experts_spec_print(const struct expert_set *s, const struct hparams *hp, struct buf *out)
 {
     uint32_t n_moe = 0;
-    for (uint32_t l = 0; l < s->n_layers; l++) n_moe += hp->is_moe[l];
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        n_moe += hp->is_moe[l];
     if (n_moe > 0 && expert_set_count(s) == n_moe * s->n_experts) {
         buf_puts(out, "all");
         return;
@@ -200,7 +216,8 @@ void experts_spec_print(const struct expert_set *s, const struct hparams *hp, st
     for (uint32_t l = 0, next; l < s->n_layers; l = next) {
         /* Dense layers in between belong to a run of equal layers: ranges pass over them. */
         uint32_t last = l;
-        for (next = l + 1; next < s->n_layers && (!hp->is_moe[next] || layers_equal(s, l, next)); next++)
+        for (next = l + 1; next < s->n_layers && (!hp->is_moe[next] || layers_equal(s, l, next));
+             next++)
             if (hp->is_moe[next]) last = next;
         if (!hp->is_moe[l]) {
             next = l + 1;
@@ -209,7 +226,8 @@ void experts_spec_print(const struct expert_set *s, const struct hparams *hp, st
         for (uint32_t e = 0; e < s->n_experts; e++) {
             if (!expert_set_has(s, l, e)) continue;
             uint32_t end = e;
-            while (end + 1 < s->n_experts && expert_set_has(s, l, end + 1)) end++;
+            while (end + 1 < s->n_experts && expert_set_has(s, l, end + 1))
+                end++;
             buf_puts(out, comma);
             comma = ",";
             put_range(out, l, last);

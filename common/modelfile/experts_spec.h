@@ -21,7 +21,8 @@ struct expert_set {
 };
 
 /* Empty. EXHAUSTED. */
-enum err_code expert_set_init(struct expert_set *s, uint32_t n_layers, uint32_t n_experts, struct err *why);
+enum err_code expert_set_init(struct expert_set *s, uint32_t n_layers, uint32_t n_experts,
+                              struct err *why);
 void expert_set_deinit(struct expert_set *s);
 
 void expert_set_add(struct expert_set *s, uint32_t layer, uint32_t expert);
@@ -30,7 +31,8 @@ uint32_t expert_set_count(const struct expert_set *s);
 uint32_t expert_set_count_layer(const struct expert_set *s, uint32_t layer);
 
 /* Parse into a new set. INVALID names the item and the bound it breaks; EXHAUSTED. */
-enum err_code experts_spec_parse(const char *spec, const struct hparams *hp, struct expert_set *out, struct err *why);
+enum err_code experts_spec_parse(const char *spec, const struct hparams *hp, struct expert_set *out,
+                                 struct err *why);
 
 /* Append a short SPEC that parses to the same set; "" for the empty set. Equal layers share an item. */
 void experts_spec_print(const struct expert_set *s, const struct hparams *hp, struct buf *out);

@@ -22,13 +22,28 @@ static const struct family_keys {
     bool may_have_dense;      /* mlp_only_layers, decoder_sparse_step */
     bool may_clip;            /* clip_qkv */
 } families[FAMILY_N] = {
-    [FAMILY_MIXTRAL] = {.name = "mixtral", .n_experts = "num_local_experts", .expert_width = "intermediate_size",
-                        .rope_theta = 1e6, .norm_eps = 1e-5, .qk_norm = QK_NORM_NONE, .always_renormalized = true},
-    [FAMILY_QWEN3_MOE] = {.name = "qwen3_moe", .n_experts = "num_experts", .expert_width = "moe_intermediate_size",
-                          .rope_theta = 1e4, .norm_eps = 1e-6, .qk_norm = QK_NORM_HEAD, .may_have_bias = true,
+    [FAMILY_MIXTRAL] = {.name = "mixtral",
+                        .n_experts = "num_local_experts",
+                        .expert_width = "intermediate_size",
+                        .rope_theta = 1e6,
+                        .norm_eps = 1e-5,
+                        .qk_norm = QK_NORM_NONE,
+                        .always_renormalized = true},
+    [FAMILY_QWEN3_MOE] = {.name = "qwen3_moe",
+                          .n_experts = "num_experts",
+                          .expert_width = "moe_intermediate_size",
+                          .rope_theta = 1e4,
+                          .norm_eps = 1e-6,
+                          .qk_norm = QK_NORM_HEAD,
+                          .may_have_bias = true,
                           .may_have_dense = true},
-    [FAMILY_OLMOE] = {.name = "olmoe", .n_experts = "num_experts", .expert_width = "intermediate_size",
-                      .rope_theta = 1e4, .norm_eps = 1e-5, .qk_norm = QK_NORM_FULL, .may_have_bias = true,
+    [FAMILY_OLMOE] = {.name = "olmoe",
+                      .n_experts = "num_experts",
+                      .expert_width = "intermediate_size",
+                      .rope_theta = 1e4,
+                      .norm_eps = 1e-5,
+                      .qk_norm = QK_NORM_FULL,
+                      .may_have_bias = true,
                       .may_clip = true},
 };
 
@@ -75,10 +90,14 @@ static bool is_inert(const json_t *v, enum inert inert)
 {
     double x = json_number_value(v); /* 0 for what is no number */
     switch (inert) {
-    case INERT_NULL: return false; /* null counts as absent and does not get here */
-    case INERT_FALSE: return json_is_false(v);
-    case INERT_ZERO: return json_is_number(v) && !(x > 0 || x < 0);
-    case INERT_ONE: return !(x > 1 || x < 1);
+    case INERT_NULL:
+        return false; /* null counts as absent and does not get here */
+    case INERT_FALSE:
+        return json_is_false(v);
+    case INERT_ZERO:
+        return json_is_number(v) && !(x > 0 || x < 0);
+    case INERT_ONE:
+        return !(x > 1 || x < 1);
     }
     return false;
 }
@@ -86,7 +105,8 @@ static bool is_inert(const json_t *v, enum inert inert)
 static void unsupported(struct json_fields *f, const char *key, const json_t *v)
 {
     char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
-    json_fields_fail(f, ERR_UNSUPPORTED, "'%s': %.100s is not supported", key, text != NULL ? text : "its value");
+    json_fields_fail(f, ERR_UNSUPPORTED, "'%s': %.100s is not supported", key,
+                     text != NULL ? text : "its value");
     free(text); /* jansson's */
 }
 
@@ -97,16 +117,18 @@ static void refuse_foreign_keys(struct json_fields *f, const struct hparams *hp)
         if (v != NULL && !is_inert(v, refused[i].inert)) unsupported(f, refused[i].key, v);
     }
     const json_t *v = json_fields_find(f, "use_qk_norm");
-    if (v != NULL && json_is_true(v) != (hp->qk_norm != QK_NORM_NONE)) unsupported(f, "use_qk_norm", v);
+    if (v != NULL && json_is_true(v) != (hp->qk_norm != QK_NORM_NONE))
+        unsupported(f, "use_qk_norm", v);
     const char *act = json_fields_text(f, "hidden_act");
-    if (act != NULL && strcmp(act, "silu") != 0) unsupported(f, "hidden_act", json_fields_find(f, "hidden_act"));
+    if (act != NULL && strcmp(act, "silu") != 0)
+        unsupported(f, "hidden_act", json_fields_find(f, "hidden_act"));
     const char *scoring = json_fields_text(f, "scoring_func");
     if (scoring != NULL && strcmp(scoring, "softmax") != 0)
         unsupported(f, "scoring_func", json_fields_find(f, "scoring_func"));
     if (!families[hp->family].may_clip && (v = json_fields_find(f, "clip_qkv")) != NULL)
         unsupported(f, "clip_qkv", v);
-    if (!families[hp->family].may_have_bias && (v = json_fields_find(f, "attention_bias")) != NULL &&
-        !json_is_false(v))
+    if (!families[hp->family].may_have_bias &&
+        (v = json_fields_find(f, "attention_bias")) != NULL && !json_is_false(v))
         unsupported(f, "attention_bias", v);
     /* A classifier or reward model has another head, whose weights we would miss or, tied, not miss. */
     const json_t *arch = json_array_get(json_fields_find(f, "architectures"), 0);
@@ -116,27 +138,35 @@ static void refuse_foreign_keys(struct json_fields *f, const struct hparams *hp)
 
 static void must_be_even(struct json_fields *f, const char *key, uint32_t n)
 {
-    if (n % 2 != 0) json_fields_fail(f, ERR_UNSUPPORTED, "'%s' is %" PRIu32 ": odd widths are not supported", key, n);
+    if (n % 2 != 0)
+        json_fields_fail(f, ERR_UNSUPPORTED, "'%s' is %" PRIu32 ": odd widths are not supported",
+                         key, n);
 }
 
-static void read_attention(struct json_fields *f, const struct family_keys *family, struct hparams *hp)
+static void read_attention(struct json_fields *f, const struct family_keys *family,
+                           struct hparams *hp)
 {
-    hp->n_heads = (uint32_t)json_fields_int(f, "num_attention_heads", 1, LIMIT_HEADS, JSON_FIELDS_REQUIRED);
-    hp->n_kv_heads = (uint32_t)json_fields_int(f, "num_key_value_heads", 1, LIMIT_HEADS, hp->n_heads);
+    hp->n_heads =
+        (uint32_t)json_fields_int(f, "num_attention_heads", 1, LIMIT_HEADS, JSON_FIELDS_REQUIRED);
+    hp->n_kv_heads =
+        (uint32_t)json_fields_int(f, "num_key_value_heads", 1, LIMIT_HEADS, hp->n_heads);
     if (hp->n_heads % hp->n_kv_heads != 0)
         json_fields_fail(f, ERR_CORRUPT,
-                         "'num_attention_heads' %" PRIu32 " is not a multiple of 'num_key_value_heads' %" PRIu32,
+                         "'num_attention_heads' %" PRIu32
+                         " is not a multiple of 'num_key_value_heads' %" PRIu32,
                          hp->n_heads, hp->n_kv_heads);
     hp->head_dim = (uint32_t)json_fields_int(f, "head_dim", 1, LIMIT_HEAD_DIM, 0);
     if (hp->head_dim == 0) {
         hp->head_dim = hp->hidden / hp->n_heads;
         if (hp->hidden % hp->n_heads != 0)
             json_fields_fail(f, ERR_CORRUPT,
-                             "'hidden_size' %" PRIu32 " is not a multiple of 'num_attention_heads' %" PRIu32
+                             "'hidden_size' %" PRIu32
+                             " is not a multiple of 'num_attention_heads' %" PRIu32
                              ", and there is no 'head_dim'",
                              hp->hidden, hp->n_heads);
         if (hp->head_dim < 1 || hp->head_dim > LIMIT_HEAD_DIM)
-            json_fields_fail(f, ERR_CORRUPT, "the width of a head is %" PRIu32 ", it must be from 1 to %u",
+            json_fields_fail(f, ERR_CORRUPT,
+                             "the width of a head is %" PRIu32 ", it must be from 1 to %u",
                              hp->head_dim, LIMIT_HEAD_DIM);
     }
     must_be_even(f, "head_dim", hp->head_dim);
@@ -161,11 +191,13 @@ static void read_window(struct json_fields *f, struct hparams *hp)
         wanted = json_fields_bool(f, "use_sliding_window", false);
         /* Versions of the official code disagree whether layers below max_window_layers have the window. */
         if (wanted && v != NULL && json_fields_int(f, "max_window_layers", 0, INT32_MAX, 28) != 0)
-            json_fields_fail(f, ERR_UNSUPPORTED,
-                             "'use_sliding_window': true is supported with 'max_window_layers': 0 only");
+            json_fields_fail(
+                f, ERR_UNSUPPORTED,
+                "'use_sliding_window': true is supported with 'max_window_layers': 0 only");
     }
     if (hp->family == FAMILY_OLMOE && v != NULL) unsupported(f, "sliding_window", v);
-    if (wanted) hp->sliding_window = (uint32_t)json_fields_int(f, "sliding_window", 1, INT32_MAX, 0);
+    if (wanted)
+        hp->sliding_window = (uint32_t)json_fields_int(f, "sliding_window", 1, INT32_MAX, 0);
 
     const char *layer_type = hp->sliding_window > 0 ? "sliding_attention" : "full_attention";
     json_t *types = json_fields_find(f, "layer_types");
@@ -178,7 +210,8 @@ static void read_window(struct json_fields *f, struct hparams *hp)
 static void read_dense_layers(struct json_fields *f, struct hparams *hp)
 {
     uint32_t step = (uint32_t)json_fields_int(f, "decoder_sparse_step", 1, LIMIT_LAYERS, 1);
-    for (uint32_t l = 0; l < hp->n_layers; l++) hp->is_moe[l] = (l + 1) % step == 0;
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        hp->is_moe[l] = (l + 1) % step == 0;
     json_t *dense = json_fields_find(f, "mlp_only_layers");
     if (dense != NULL && !json_is_array(dense))
         json_fields_fail(f, ERR_CORRUPT, "'mlp_only_layers' must be a list of layer numbers");
@@ -186,35 +219,46 @@ static void read_dense_layers(struct json_fields *f, struct hparams *hp)
         const json_t *v = json_array_get(dense, i);
         int64_t l = json_integer_value(v);
         if (!json_is_integer(v) || l < 0 || l >= hp->n_layers)
-            json_fields_fail(f, ERR_CORRUPT, "'mlp_only_layers': entry %zu is not a layer from 0 to %" PRIu32, i,
+            json_fields_fail(f, ERR_CORRUPT,
+                             "'mlp_only_layers': entry %zu is not a layer from 0 to %" PRIu32, i,
                              hp->n_layers - 1);
         else
             hp->is_moe[l] = false;
     }
     uint32_t n_moe = 0;
-    for (uint32_t l = 0; l < hp->n_layers; l++) n_moe += hp->is_moe[l];
-    if (n_moe == 0) json_fields_fail(f, ERR_UNSUPPORTED, "no layer has experts; dense models are not supported");
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        n_moe += hp->is_moe[l];
+    if (n_moe == 0)
+        json_fields_fail(f, ERR_UNSUPPORTED,
+                         "no layer has experts; dense models are not supported");
     if (n_moe < hp->n_layers) {
-        hp->dense_width =
-            (uint32_t)json_fields_int(f, "intermediate_size", 1, LIMIT_FFN_WIDTH, JSON_FIELDS_REQUIRED);
+        hp->dense_width = (uint32_t)json_fields_int(f, "intermediate_size", 1, LIMIT_FFN_WIDTH,
+                                                    JSON_FIELDS_REQUIRED);
         must_be_even(f, "intermediate_size", hp->dense_width);
     }
 }
 
-static void read_experts(struct json_fields *f, const struct family_keys *family, struct hparams *hp)
+static void read_experts(struct json_fields *f, const struct family_keys *family,
+                         struct hparams *hp)
 {
-    hp->n_experts = (uint32_t)json_fields_int(f, family->n_experts, 1, LIMIT_EXPERTS, JSON_FIELDS_REQUIRED);
-    hp->top_k = (uint32_t)json_fields_int(f, "num_experts_per_tok", 1, LIMIT_TOP_K, JSON_FIELDS_REQUIRED);
+    hp->n_experts =
+        (uint32_t)json_fields_int(f, family->n_experts, 1, LIMIT_EXPERTS, JSON_FIELDS_REQUIRED);
+    hp->top_k =
+        (uint32_t)json_fields_int(f, "num_experts_per_tok", 1, LIMIT_TOP_K, JSON_FIELDS_REQUIRED);
     if (hp->top_k > hp->n_experts)
-        json_fields_fail(f, ERR_CORRUPT, "'num_experts_per_tok' %" PRIu32 " is more than '%s' %" PRIu32, hp->top_k,
+        json_fields_fail(f, ERR_CORRUPT,
+                         "'num_experts_per_tok' %" PRIu32 " is more than '%s' %" PRIu32, hp->top_k,
                          family->n_experts, hp->n_experts);
-    hp->expert_width =
-        (uint32_t)json_fields_int(f, family->expert_width, 1, LIMIT_FFN_WIDTH, JSON_FIELDS_REQUIRED);
+    hp->expert_width = (uint32_t)json_fields_int(f, family->expert_width, 1, LIMIT_FFN_WIDTH,
+                                                 JSON_FIELDS_REQUIRED);
     must_be_even(f, family->expert_width, hp->expert_width);
-    hp->gates_renormalized = family->always_renormalized || json_fields_bool(f, "norm_topk_prob", false);
-    if (family->may_have_dense) read_dense_layers(f, hp);
+    hp->gates_renormalized =
+        family->always_renormalized || json_fields_bool(f, "norm_topk_prob", false);
+    if (family->may_have_dense)
+        read_dense_layers(f, hp);
     else
-        for (uint32_t l = 0; l < hp->n_layers; l++) hp->is_moe[l] = true;
+        for (uint32_t l = 0; l < hp->n_layers; l++)
+            hp->is_moe[l] = true;
 }
 
 /* bos_token_id where still unknown, and eos_token_id, a number or a list, added to those known. */
@@ -228,19 +272,23 @@ static void read_special_tokens(struct json_fields *f, struct hparams *hp)
         const json_t *v = json_is_array(eos) ? json_array_get(eos, i) : eos;
         int64_t id = json_integer_value(v);
         if (!json_is_integer(v)) {
-            json_fields_fail(f, ERR_CORRUPT, "'eos_token_id' must be an integer or a list of integers");
+            json_fields_fail(f, ERR_CORRUPT,
+                             "'eos_token_id' must be an integer or a list of integers");
             return;
         }
         if (id < 0 || id >= hp->vocab) {
-            json_fields_fail(f, ERR_CORRUPT, "'eos_token_id' %" PRId64 " is outside the vocabulary of %" PRIu32, id,
+            json_fields_fail(f, ERR_CORRUPT,
+                             "'eos_token_id' %" PRId64 " is outside the vocabulary of %" PRIu32, id,
                              hp->vocab);
             return;
         }
         bool known = false;
-        for (uint32_t j = 0; j < hp->n_eos; j++) known = known || hp->eos[j] == id;
+        for (uint32_t j = 0; j < hp->n_eos; j++)
+            known = known || hp->eos[j] == id;
         if (known) continue;
         if (hp->n_eos == HPARAMS_MAX_EOS) {
-            json_fields_fail(f, ERR_UNSUPPORTED, "more than %u end-of-sequence tokens", HPARAMS_MAX_EOS);
+            json_fields_fail(f, ERR_UNSUPPORTED, "more than %u end-of-sequence tokens",
+                             HPARAMS_MAX_EOS);
             return;
         }
         hp->eos[hp->n_eos++] = (int32_t)id;
@@ -262,8 +310,10 @@ static void read_family(struct json_fields *f, struct hparams *hp)
     }
     char known[128] = "";
     for (uint32_t i = 0, n = 0; i < FAMILY_N && n < sizeof known; i++)
-        n += (uint32_t)snprintf(known + n, sizeof known - n, "%s%s", i > 0 ? ", " : "", families[i].name);
-    json_fields_fail(f, ERR_UNSUPPORTED, "model_type '%.100s' is not supported (%s are)", type, known);
+        n += (uint32_t)snprintf(known + n, sizeof known - n, "%s%s", i > 0 ? ", " : "",
+                                families[i].name);
+    json_fields_fail(f, ERR_UNSUPPORTED, "model_type '%.100s' is not supported (%s are)", type,
+                     known);
 }
 
 static void read_config(struct json_fields *f, struct hparams *hp)
@@ -271,12 +321,13 @@ static void read_config(struct json_fields *f, struct hparams *hp)
     read_family(f, hp);
     if (f->rc != ERR_OK) return;
     const struct family_keys *family = &families[hp->family];
-    hp->n_layers = (uint32_t)json_fields_int(f, "num_hidden_layers", 1, LIMIT_LAYERS, JSON_FIELDS_REQUIRED);
+    hp->n_layers =
+        (uint32_t)json_fields_int(f, "num_hidden_layers", 1, LIMIT_LAYERS, JSON_FIELDS_REQUIRED);
     hp->hidden = (uint32_t)json_fields_int(f, "hidden_size", 1, LIMIT_HIDDEN, JSON_FIELDS_REQUIRED);
     must_be_even(f, "hidden_size", hp->hidden);
     hp->vocab = (uint32_t)json_fields_int(f, "vocab_size", 1, LIMIT_VOCAB, JSON_FIELDS_REQUIRED);
-    hp->ctx_max =
-        (uint32_t)json_fields_int(f, "max_position_embeddings", 1, LIMIT_CONTEXT, JSON_FIELDS_REQUIRED);
+    hp->ctx_max = (uint32_t)json_fields_int(f, "max_position_embeddings", 1, LIMIT_CONTEXT,
+                                            JSON_FIELDS_REQUIRED);
     hp->norm_eps = (float)json_fields_real(f, "rms_norm_eps", 1e-12, 0.1, family->norm_eps);
     hp->tied_head = json_fields_bool(f, "tie_word_embeddings", false);
     read_attention(f, family, hp);
@@ -293,7 +344,8 @@ static void read_generation_config(struct json_fields *f, struct hparams *hp)
 {
     hp->do_sample = json_fields_bool(f, "do_sample", false);
     if (json_fields_find(f, "temperature") != NULL)
-        hp->temperature = (float)json_fields_real(f, "temperature", 0, 100, JSON_FIELDS_REQUIRED_REAL);
+        hp->temperature =
+            (float)json_fields_real(f, "temperature", 0, 100, JSON_FIELDS_REQUIRED_REAL);
     if (json_fields_find(f, "top_p") != NULL)
         hp->top_p = (float)json_fields_real(f, "top_p", 0, 1, JSON_FIELDS_REQUIRED_REAL);
     hp->top_k_default = (uint32_t)json_fields_int(f, "top_k", 0, INT32_MAX, 0);
@@ -302,17 +354,22 @@ static void read_generation_config(struct json_fields *f, struct hparams *hp)
 
 typedef void (*reader)(struct json_fields *f, struct hparams *hp);
 
-static enum err_code read_file(const char *dir, const char *name, reader read, struct hparams *hp, struct err *why)
+static enum err_code read_file(const char *dir, const char *name, reader read, struct hparams *hp,
+                               struct err *why)
 {
     char path[4096];
     int n = snprintf(path, sizeof path, "%s/%s", dir, name);
-    if (n < 0 || (size_t)n >= sizeof path) return err_set(why, ERR_INVALID, "%.200s...: path too long", dir);
+    if (n < 0 || (size_t)n >= sizeof path)
+        return err_set(why, ERR_INVALID, "%.200s...: path too long", dir);
     json_t *v;
-    enum err_code rc = json_parse_file(path, LIMIT_CONFIG_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &v, why);
+    enum err_code rc =
+        json_parse_file(path, LIMIT_CONFIG_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &v, why);
     if (rc != ERR_OK) return rc;
     struct json_fields f = {.object = v, .where = name, .why = why};
-    if (!json_is_object(v)) json_fields_fail(&f, ERR_CORRUPT, "is not an object");
-    else read(&f, hp);
+    if (!json_is_object(v))
+        json_fields_fail(&f, ERR_CORRUPT, "is not an object");
+    else
+        read(&f, hp);
     json_decref(v);
     return f.rc;
 }

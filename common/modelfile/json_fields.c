@@ -26,14 +26,21 @@ json_t *json_fields_find(const struct json_fields *f, const char *key)
 static const char *type_name(const json_t *v)
 {
     switch (json_typeof(v)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "a list";
-    case JSON_STRING: return "a text";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a number with a fraction or exponent";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "a list";
+    case JSON_STRING:
+        return "a text";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number with a fraction or exponent";
     case JSON_TRUE:
-    case JSON_FALSE: return "true or false";
-    case JSON_NULL: return "null";
+    case JSON_FALSE:
+        return "true or false";
+    case JSON_NULL:
+        return "null";
     }
     return "?";
 }
@@ -48,7 +55,8 @@ static void missing(struct json_fields *f, const char *key)
     json_fields_fail(f, ERR_CORRUPT, "'%s' is missing", key);
 }
 
-int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int64_t max, int64_t fallback)
+int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int64_t max,
+                        int64_t fallback)
 {
     const json_t *v = json_fields_find(f, key);
     if (v == NULL) {
@@ -62,11 +70,13 @@ int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int
     }
     int64_t n = json_integer_value(v);
     if (n >= min && n <= max) return n;
-    json_fields_fail(f, ERR_CORRUPT, "'%s' is %" PRId64 ", it must be from %" PRId64 " to %" PRId64, key, n, min, max);
+    json_fields_fail(f, ERR_CORRUPT, "'%s' is %" PRId64 ", it must be from %" PRId64 " to %" PRId64,
+                     key, n, min, max);
     return min;
 }
 
-double json_fields_real(struct json_fields *f, const char *key, double min, double max, double fallback)
+double json_fields_real(struct json_fields *f, const char *key, double min, double max,
+                        double fallback)
 {
     const json_t *v = json_fields_find(f, key);
     if (v == NULL) {

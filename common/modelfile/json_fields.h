@@ -30,11 +30,13 @@ json_t *json_fields_find(const struct json_fields *f, const char *key);
 #define JSON_FIELDS_REQUIRED (-1) /* as `fallback` of an integer: its absence is a fault */
 
 /* An integer in [min, max]. 1.0 is not an integer. Answers `fallback` when absent, min after a fault. */
-int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int64_t max, int64_t fallback);
+int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int64_t max,
+                        int64_t fallback);
 #define JSON_FIELDS_REQUIRED_REAL ((double)NAN)
 
 /* A number (integer or not) in [min, max]. */
-double json_fields_real(struct json_fields *f, const char *key, double min, double max, double fallback);
+double json_fields_real(struct json_fields *f, const char *key, double min, double max,
+                        double fallback);
 bool json_fields_bool(struct json_fields *f, const char *key, bool fallback);
 /* Borrowed; NULL when absent. A text with an embedded NUL is a fault. */
 const char *json_fields_text(struct json_fields *f, const char *key);

@@ -44,8 +44,10 @@ enum err_code mapped_file_open(const char *path, struct mapped_file **out, struc
     }
 out:
     if (fd >= 0) close(fd); /* the mapping keeps the file */
-    if (rc == ERR_OK) *out = f;
-    else mapped_file_close(f);
+    if (rc == ERR_OK)
+        *out = f;
+    else
+        mapped_file_close(f);
     return rc;
 }
 

@@ -16,7 +16,8 @@ struct mapped_file;
 enum err_code mapped_file_open(const char *path, struct mapped_file **out, struct err *why);
 void mapped_file_close(struct mapped_file *f);
 
-const uint8_t *mapped_file_data(const struct mapped_file *f); /* page aligned; NULL for an empty file */
+const uint8_t *
+mapped_file_data(const struct mapped_file *f); /* page aligned; NULL for an empty file */
 size_t mapped_file_size(const struct mapped_file *f);
 
 /* Drop the pages that lie wholly inside [off, off + n) from this process; touching them again reads the file.

@@ -21,19 +21,23 @@ struct model_file {
     char *dir;
     struct hparams hp;
     struct shards shards;
-    struct tensor *tensors; /* [shards.n_entries], by name */
+    struct tensor *tensors;           /* [shards.n_entries], by name */
     const struct tensor **model_wide; /* [W_N_ROLES] */
     const struct tensor **per_layer;  /* [n_layers][W_N_ROLES] */
     const struct tensor **per_expert; /* [n_layers][n_experts][3]; NULL where the layer is dense */
 };
 
 /* The place of a role's tensor, in tables that the model points to: a const model will do. */
-static const struct tensor **slot(const struct model_file *f, enum weight_role role, uint32_t layer, uint32_t expert)
+static const struct tensor **slot(const struct model_file *f, enum weight_role role, uint32_t layer,
+                                  uint32_t expert)
 {
     switch (weight_scope(role)) {
-    case SCOPE_MODEL: return &f->model_wide[role];
-    case SCOPE_LAYER: return &f->per_layer[(size_t)layer * W_N_ROLES + role];
-    case SCOPE_EXPERT: break;
+    case SCOPE_MODEL:
+        return &f->model_wide[role];
+    case SCOPE_LAYER:
+        return &f->per_layer[(size_t)layer * W_N_ROLES + role];
+    case SCOPE_EXPERT:
+        break;
     }
     size_t which = (size_t)layer * f->hp.n_experts + expert;
     return &f->per_expert[which * N_EXPERT_ROLES + (size_t)(role - W_EXPERT_GATE)];
@@ -54,31 +58,35 @@ static void shape_text(uint32_t n_dims, const uint64_t *dims, char *out, size_t 
     if (n < cap) snprintf(out + n, cap - n, "%s", n_dims == 0 ? "[]" : "]");
 }
 
-static enum err_code need(struct model_file *f, enum weight_role role, uint32_t layer, uint32_t expert,
-                          struct err *why)
+static enum err_code need(struct model_file *f, enum weight_role role, uint32_t layer,
+                          uint32_t expert, struct err *why)
 {
     uint32_t n_dims;
     uint64_t dims[TENSOR_MAX_DIMS];
     if (!weight_shape(&f->hp, role, layer, &n_dims, dims)) return ERR_OK;
     char name[WEIGHT_NAME_MAX];
     weight_name(f->hp.family, role, layer, expert, name);
-    const struct tensor *t = f->shards.n_entries == 0
-                                 ? NULL
-                                 : bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
+    const struct tensor *t =
+        f->shards.n_entries == 0
+            ? NULL
+            : bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
     if (t == NULL)
-        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) is missing", name, weight_role_name(role));
+        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) is missing", name,
+                       weight_role_name(role));
     bool same = t->n_dims == n_dims;
-    for (uint32_t i = 0; same && i < n_dims; i++) same = t->dims[i] == dims[i];
+    for (uint32_t i = 0; same && i < n_dims; i++)
+        same = t->dims[i] == dims[i];
     if (!same) {
         char has[128], wants[128];
         shape_text(t->n_dims, t->dims, has, sizeof has);
         shape_text(n_dims, dims, wants, sizeof wants);
-        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) has shape %s, config.json makes it %s", name,
-                       weight_role_name(role), has, wants);
+        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) has shape %s, config.json makes it %s",
+                       name, weight_role_name(role), has, wants);
     }
     if (t->dtype == DTYPE_N)
-        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s (F32, F16, BF16 are supported)", name,
-                       weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
+        return err_set(
+            why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s (F32, F16, BF16 are supported)",
+            name, weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
     *slot(f, role, layer, expert) = t;
     return ERR_OK;
 }
@@ -92,9 +100,10 @@ static enum err_code need_one_expert_dtype(const struct model_file *f, struct er
         const struct tensor *t = f->per_expert[i];
         if (first == NULL) first = t;
         if (t != NULL && t->dtype != first->dtype)
-            return err_set(why, ERR_UNSUPPORTED,
-                           "tensor '%s' has dtype %s, but '%s' has %s: experts of several dtypes are not supported",
-                           t->name, dtype_name(t->dtype), first->name, dtype_name(first->dtype));
+            return err_set(
+                why, ERR_UNSUPPORTED,
+                "tensor '%s' has dtype %s, but '%s' has %s: experts of several dtypes are not supported",
+                t->name, dtype_name(t->dtype), first->name, dtype_name(first->dtype));
     }
     return ERR_OK;
 }
@@ -104,7 +113,8 @@ static enum err_code need_all(struct model_file *f, struct err *why)
     const struct hparams *hp = &f->hp;
     f->model_wide = mem_zalloc_array(W_N_ROLES, sizeof *f->model_wide);
     f->per_layer = mem_zalloc_array((size_t)hp->n_layers * W_N_ROLES, sizeof *f->per_layer);
-    f->per_expert = mem_zalloc_array((size_t)hp->n_layers * hp->n_experts * N_EXPERT_ROLES, sizeof *f->per_expert);
+    f->per_expert = mem_zalloc_array((size_t)hp->n_layers * hp->n_experts * N_EXPERT_ROLES,
+                                     sizeof *f->per_expert);
     if (f->model_wide == NULL || f->per_layer == NULL || f->per_expert == NULL)
         return err_nomem(why, "the table of weights");
     for (uint32_t r = 0; r < W_N_ROLES; r++) {
@@ -161,7 +171,8 @@ static bool holds_gguf(const char *dir)
 {
     DIR *d = opendir(dir);
     bool found = false;
-    for (const struct dirent *e; d != NULL && !found && (e = readdir(d)) != NULL;) found = ends_with(e->d_name, ".gguf");
+    for (const struct dirent *e; d != NULL && !found && (e = readdir(d)) != NULL;)
+        found = ends_with(e->d_name, ".gguf");
     if (d != NULL) closedir(d);
     return found;
 }
@@ -176,7 +187,8 @@ static enum err_code follow_ref(const char *dir, char **out, struct err *why)
     enum err_code rc = file_read(ref, 128, &commit, &n, why);
     mem_free(ref);
     if (rc != ERR_OK) return rc;
-    while (n > 0 && (commit[n - 1] == '\n' || commit[n - 1] == '\r' || commit[n - 1] == ' ')) commit[--n] = '\0';
+    while (n > 0 && (commit[n - 1] == '\n' || commit[n - 1] == '\r' || commit[n - 1] == ' '))
+        commit[--n] = '\0';
     char snapshot[160];
     if (n == 0 || strspn(commit, "0123456789abcdef") != n)
         rc = err_set(why, ERR_CORRUPT, "refs/main does not hold a commit");
@@ -191,14 +203,16 @@ static enum err_code follow_ref(const char *dir, char **out, struct err *why)
 
 static enum err_code find_dir(const char *path, char **out, struct err *why)
 {
-    if (ends_with(path, ".gguf")) return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
+    if (ends_with(path, ".gguf"))
+        return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
     struct stat st;
     if (stat(path, &st) != 0) return err_set(why, ERR_NOT_FOUND, "no such folder");
     if (!S_ISDIR(st.st_mode))
         return err_set(why, ERR_INVALID, "is not a folder (give the one that holds config.json)");
     if (!exists(path, "config.json")) {
         if (exists(path, "refs/main")) return follow_ref(path, out, why);
-        if (holds_gguf(path)) return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
+        if (holds_gguf(path))
+            return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
     }
     *out = mem_strdup(path);
     return *out != NULL ? ERR_OK : err_nomem(why, "a path");
@@ -249,8 +263,8 @@ const char *model_file_dir(const struct model_file *f)
     return f->dir;
 }
 
-const struct tensor *model_file_find(const struct model_file *f, enum weight_role role, uint32_t layer,
-                                     uint32_t expert)
+const struct tensor *model_file_find(const struct model_file *f, enum weight_role role,
+                                     uint32_t layer, uint32_t expert)
 {
     enum weight_scope scope = weight_scope(role);
     assert(role < W_N_ROLES && (scope == SCOPE_MODEL || layer < f->hp.n_layers));

@@ -7,7 +7,8 @@
 
 #define PANEL_FEATURES 16u
 
-static const char *const quantize_names[QUANTIZE_N] = {[QUANTIZE_NONE] = "none", [QUANTIZE_Q8_0] = "q8_0"};
+static const char *const quantize_names[QUANTIZE_N] = {
+    [QUANTIZE_NONE] = "none", [QUANTIZE_Q8_0] = "q8_0"};
 
 const char *quantize_name(enum quantize q)
 {
@@ -38,8 +39,10 @@ static bool is_quantizable(enum weight_role role)
     case W_DENSE_DOWN:
     case W_EXPERT_GATE:
     case W_EXPERT_UP:
-    case W_EXPERT_DOWN: return true;
-    default: return false;
+    case W_EXPERT_DOWN:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -63,15 +66,23 @@ uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k)
     uint64_t panel = 0;
     switch (t) {
     case DTYPE_F32:
-    case DTYPE_F16: panel = PANEL_FEATURES * 4 * k; break;
-    case DTYPE_BF16: panel = PANEL_FEATURES * 2 * k; break;
-    case DTYPE_Q8_0: panel = PANEL_FEATURES * k + PANEL_FEATURES * 2 * (k / 32); break;
-    case DTYPE_N: break; /* no tensor that is needed has it */
+    case DTYPE_F16:
+        panel = PANEL_FEATURES * 4 * k;
+        break;
+    case DTYPE_BF16:
+        panel = PANEL_FEATURES * 2 * k;
+        break;
+    case DTYPE_Q8_0:
+        panel = PANEL_FEATURES * k + PANEL_FEATURES * 2 * (k / 32);
+        break;
+    case DTYPE_N:
+        break; /* no tensor that is needed has it */
     }
     return panels * ((panel + 63) / 64 * 64);
 }
 
-static uint64_t packed(const struct model_file *f, enum quantize q, enum weight_role role, uint32_t layer)
+static uint64_t packed(const struct model_file *f, enum quantize q, enum weight_role role,
+                       uint32_t layer)
 {
     const struct tensor *t = model_file_find(f, role, layer, 0);
     return t == NULL ? 0 : plan_packed_bytes(plan_dtype(role, t, q), t->dims[0], t->dims[1]);
@@ -80,10 +91,12 @@ static uint64_t packed(const struct model_file *f, enum quantize q, enum weight_
 uint64_t plan_expert_bytes(const struct model_file *f, enum quantize q, uint32_t layer)
 {
     assert(model_file_hparams(f)->is_moe[layer]);
-    return packed(f, q, W_EXPERT_GATE, layer) + packed(f, q, W_EXPERT_UP, layer) + packed(f, q, W_EXPERT_DOWN, layer);
+    return packed(f, q, W_EXPERT_GATE, layer) + packed(f, q, W_EXPERT_UP, layer) +
+           packed(f, q, W_EXPERT_DOWN, layer);
 }
 
-uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q, const struct expert_set *held)
+uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q,
+                            const struct expert_set *held)
 {
     uint64_t sum = 0;
     for (uint32_t l = 0; l < held->n_layers; l++) {
@@ -96,12 +109,13 @@ uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q, const s
 static uint64_t n_elements(const struct tensor *t)
 {
     uint64_t n = 1;
-    for (uint32_t i = 0; i < t->n_dims; i++) n *= t->dims[i]; /* checked against the file's size at open */
+    for (uint32_t i = 0; i < t->n_dims; i++)
+        n *= t->dims[i]; /* checked against the file's size at open */
     return n;
 }
 
-static void add_layer_weight(struct plan_coordinator *p, const struct model_file *f, enum quantize q,
-                             enum weight_role role, uint32_t layer)
+static void add_layer_weight(struct plan_coordinator *p, const struct model_file *f,
+                             enum quantize q, enum weight_role role, uint32_t layer)
 {
     const struct tensor *t = model_file_find(f, role, layer, 0);
     if (t == NULL) return;
@@ -109,12 +123,20 @@ static void add_layer_weight(struct plan_coordinator *p, const struct model_file
     case W_Q:
     case W_K:
     case W_V:
-    case W_O: p->attention += packed(f, q, role, layer); break;
+    case W_O:
+        p->attention += packed(f, q, role, layer);
+        break;
     case W_DENSE_GATE:
     case W_DENSE_UP:
-    case W_DENSE_DOWN: p->dense += packed(f, q, role, layer); break;
-    case W_ROUTER: p->router += plan_packed_bytes(DTYPE_F32, t->dims[0], t->dims[1]); break;
-    default: p->vectors += 4 * n_elements(t); break;
+    case W_DENSE_DOWN:
+        p->dense += packed(f, q, role, layer);
+        break;
+    case W_ROUTER:
+        p->router += plan_packed_bytes(DTYPE_F32, t->dims[0], t->dims[1]);
+        break;
+    default:
+        p->vectors += 4 * n_elements(t);
+        break;
     }
 }
 
@@ -125,7 +147,8 @@ struct plan_coordinator plan_coordinator(const struct model_file *f, enum quanti
                                  .vectors = 4 * n_elements(model_file_find(f, W_FINAL_NORM, 0, 0))};
     for (uint32_t l = 0; l < model_file_hparams(f)->n_layers; l++)
         for (uint32_t r = 0; r < W_N_ROLES; r++)
-            if (weight_scope((enum weight_role)r) == SCOPE_LAYER) add_layer_weight(&p, f, q, (enum weight_role)r, l);
+            if (weight_scope((enum weight_role)r) == SCOPE_LAYER)
+                add_layer_weight(&p, f, q, (enum weight_role)r, l);
     p.total = p.embedding + p.attention + p.dense + p.router + p.head + p.vectors;
     return p;
 }
@@ -133,7 +156,8 @@ struct plan_coordinator plan_coordinator(const struct model_file *f, enum quanti
 uint64_t plan_kv_bytes_per_token(const struct model_file *f, enum quantize q)
 {
     const struct hparams *hp = model_file_hparams(f);
-    return 2ull * hp->n_kv_heads * hp->head_dim * hp->n_layers * dtype_bytes(plan_kv_dtype(f, q), 1);
+    return 2ull * hp->n_kv_heads * hp->head_dim * hp->n_layers *
+           dtype_bytes(plan_kv_dtype(f, q), 1);
 }
 
 struct plan_params plan_params(const struct model_file *f)

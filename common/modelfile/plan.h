@@ -11,8 +11,8 @@
 
 enum quantize { QUANTIZE_NONE, QUANTIZE_Q8_0, QUANTIZE_N };
 
-const char *quantize_name(enum quantize q);                     /* "none", "q8_0": as the digest takes it */
-bool quantize_find(const char *name, enum quantize *out);       /* false for any other name */
+const char *quantize_name(enum quantize q); /* "none", "q8_0": as the digest takes it */
+bool quantize_find(const char *name, enum quantize *out); /* false for any other name */
 
 /* THE rule for loaders: the format in which a tensor is packed. Q8_0 for matrices with K a multiple of 32 when
  * asked; router, norms, biases, the embedding look-up and other matrices keep the file's type. A tied head is
@@ -29,7 +29,8 @@ uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k);
 /* One routed expert of a MoE layer, packed; the same for all experts of a model. */
 uint64_t plan_expert_bytes(const struct model_file *f, enum quantize q, uint32_t layer);
 /* The experts of a set. */
-uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q, const struct expert_set *held);
+uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q,
+                            const struct expert_set *held);
 
 /* What the coordinator holds, without cache and scratch. Bytes. */
 struct plan_coordinator {
@@ -49,7 +50,7 @@ uint64_t plan_kv_bytes_per_token(const struct model_file *f, enum quantize q);
 /* Parameters, counted from the tensors the family needs (a tied head counts once). */
 struct plan_params {
     uint64_t total;
-    uint64_t active; /* per token: all but the experts that are not chosen */
+    uint64_t active;  /* per token: all but the experts that are not chosen */
     uint64_t experts; /* routed, in total */
 };
 struct plan_params plan_params(const struct model_file *f);

@@ -13,13 +13,17 @@ static const struct {
 } kinds[] = {
     {"default", ROPE_PLAIN, {NULL}},
     {"linear", ROPE_LINEAR, {"factor"}},
-    {"llama3", ROPE_LLAMA3,
+    {"llama3",
+     ROPE_LLAMA3,
      {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}},
-    {"yarn", ROPE_YARN,
-     {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "truncate"}},
+    {"yarn",
+     ROPE_YARN,
+     {"factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor",
+      "truncate"}},
 };
 
-static const char *const common_keys[] = {"rope_type", "type", "rope_theta", "partial_rotary_factor"};
+static const char *const common_keys[] = {"rope_type", "type", "rope_theta",
+                                          "partial_rotary_factor"};
 
 static bool key_belongs(size_t kind, const char *key)
 {
@@ -36,12 +40,14 @@ static size_t find_kind(struct json_fields *f)
     const char *name = json_fields_text(f, "rope_type");
     const char *old_name = json_fields_text(f, "type");
     if (name != NULL && old_name != NULL && strcmp(name, old_name) != 0)
-        json_fields_fail(f, ERR_CORRUPT, "'rope_type' is '%.100s', but 'type' is '%.100s'", name, old_name);
+        json_fields_fail(f, ERR_CORRUPT, "'rope_type' is '%.100s', but 'type' is '%.100s'", name,
+                         old_name);
     if (name == NULL) name = old_name;
     if (name == NULL) return 0;
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (strcmp(name, kinds[i].name) == 0) return i;
-    json_fields_fail(f, ERR_UNSUPPORTED, "rope type '%.100s' is not supported (default, linear, llama3, yarn are)",
+    json_fields_fail(f, ERR_UNSUPPORTED,
+                     "rope type '%.100s' is not supported (default, linear, llama3, yarn are)",
                      name);
     return 0;
 }
@@ -51,37 +57,43 @@ static void read_scaling(struct json_fields *f, uint32_t ctx_max, struct rope_pa
     size_t kind = find_kind(f);
     if (f->rc != ERR_OK) return;
     out->kind = kinds[kind].kind;
-    for (void *it = json_object_iter(f->object); it != NULL; it = json_object_iter_next(f->object, it)) {
+    for (void *it = json_object_iter(f->object); it != NULL;
+         it = json_object_iter_next(f->object, it)) {
         const char *key = json_object_iter_key(it);
         if (!json_is_null(json_object_iter_value(it)) && !key_belongs(kind, key))
-            json_fields_fail(f, ERR_UNSUPPORTED, "'%.100s' is not supported with rope type '%s'", key,
-                             kinds[kind].name);
+            json_fields_fail(f, ERR_UNSUPPORTED, "'%.100s' is not supported with rope type '%s'",
+                             key, kinds[kind].name);
     }
     if (json_fields_real(f, "partial_rotary_factor", 0, 1, 1) < 1)
-        json_fields_fail(f, ERR_UNSUPPORTED, "'partial_rotary_factor' other than 1 is not supported");
+        json_fields_fail(f, ERR_UNSUPPORTED,
+                         "'partial_rotary_factor' other than 1 is not supported");
     if (out->kind == ROPE_PLAIN) return;
 
     out->factor = json_fields_real(f, "factor", 1, 65536, JSON_FIELDS_REQUIRED_REAL);
     if (out->kind == ROPE_LINEAR) return;
 
     int64_t fallback = out->kind == ROPE_YARN ? (int64_t)ctx_max : JSON_FIELDS_REQUIRED;
-    out->original_ctx =
-        (uint32_t)json_fields_int(f, "original_max_position_embeddings", 1, LIMIT_CONTEXT, fallback);
+    out->original_ctx = (uint32_t)json_fields_int(f, "original_max_position_embeddings", 1,
+                                                  LIMIT_CONTEXT, fallback);
     if (out->kind == ROPE_LLAMA3) {
-        out->low_freq_factor = json_fields_real(f, "low_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
-        out->high_freq_factor = json_fields_real(f, "high_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
+        out->low_freq_factor =
+            json_fields_real(f, "low_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
+        out->high_freq_factor =
+            json_fields_real(f, "high_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
         if (out->high_freq_factor <= out->low_freq_factor)
-            json_fields_fail(f, ERR_CORRUPT, "'high_freq_factor' %g must be above 'low_freq_factor' %g",
+            json_fields_fail(f, ERR_CORRUPT,
+                             "'high_freq_factor' %g must be above 'low_freq_factor' %g",
                              out->high_freq_factor, out->low_freq_factor);
         return;
     }
     out->beta_fast = json_fields_real(f, "beta_fast", 1e-3, 65536, 32);
     out->beta_slow = json_fields_real(f, "beta_slow", 1e-3, 65536, 1);
     if (out->beta_fast <= out->beta_slow)
-        json_fields_fail(f, ERR_CORRUPT, "'beta_fast' %g must be above 'beta_slow' %g", out->beta_fast,
-                         out->beta_slow);
+        json_fields_fail(f, ERR_CORRUPT, "'beta_fast' %g must be above 'beta_slow' %g",
+                         out->beta_fast, out->beta_slow);
     if (json_fields_find(f, "attention_factor") != NULL)
-        out->attention_factor = json_fields_real(f, "attention_factor", 1e-3, 1e3, JSON_FIELDS_REQUIRED_REAL);
+        out->attention_factor =
+            json_fields_real(f, "attention_factor", 1e-3, 1e3, JSON_FIELDS_REQUIRED_REAL);
     out->truncate = json_fields_bool(f, "truncate", true);
 }
 
@@ -92,7 +104,8 @@ void rope_params_read(struct json_fields *config, uint32_t ctx_max, double defau
     json_t *old_form = json_fields_find(config, "rope_scaling");
     json_t *new_form = json_fields_find(config, "rope_parameters");
     if (old_form != NULL && new_form != NULL && !json_equal(old_form, new_form))
-        json_fields_fail(config, ERR_CORRUPT, "'rope_scaling' and 'rope_parameters' are both given, and differ");
+        json_fields_fail(config, ERR_CORRUPT,
+                         "'rope_scaling' and 'rope_parameters' are both given, and differ");
     const char *key = new_form != NULL ? "rope_parameters" : "rope_scaling";
     json_t *scaling = new_form != NULL ? new_form : old_form;
     if (scaling != NULL && !json_is_object(scaling)) {

@@ -33,7 +33,8 @@ struct safetensors {
 /* Parse and check a whole file of n bytes; reads the header only. `out` keeps no pointer into bytes.
  * CORRUPT names the tensor and the two numbers that disagree; UNSUPPORTED for more than TENSOR_MAX_DIMS
  * dimensions; EXHAUSTED. */
-enum err_code safetensors_parse(const uint8_t *bytes, size_t n, struct safetensors *out, struct err *why);
+enum err_code safetensors_parse(const uint8_t *bytes, size_t n, struct safetensors *out,
+                                struct err *why);
 void safetensors_deinit(struct safetensors *s);
 
 #endif

@@ -31,7 +31,8 @@ static int by_shard_name(const void *a, const void *b)
 
 static int by_tensor_name(const void *a, const void *b)
 {
-    return strcmp(((const struct shard_entry *)a)->tensor->name, ((const struct shard_entry *)b)->tensor->name);
+    return strcmp(((const struct shard_entry *)a)->tensor->name,
+                  ((const struct shard_entry *)b)->tensor->name);
 }
 
 static int is_named(const void *name, const void *entry)
@@ -45,7 +46,8 @@ static enum err_code open_one(struct shard *s, const char *dir, struct err *why)
     if (s->path == NULL) return err_nomem(why, "a path");
     enum err_code rc = mapped_file_open(s->path, &s->file, why);
     if (rc == ERR_OK) {
-        rc = safetensors_parse(mapped_file_data(s->file), mapped_file_size(s->file), &s->table, why);
+        rc =
+            safetensors_parse(mapped_file_data(s->file), mapped_file_size(s->file), &s->table, why);
         if (rc != ERR_OK) rc = err_wrap(why, rc, "%s", s->path);
     }
     return rc;
@@ -55,8 +57,8 @@ static enum err_code open_one(struct shard *s, const char *dir, struct err *why)
 static bool is_plain_name(const json_t *v)
 {
     const char *name = json_string_value(v);
-    return name != NULL && strlen(name) == json_string_length(v) && name[0] != '\0' && name[0] != '.' &&
-           strchr(name, '/') == NULL && strlen(name) < 256;
+    return name != NULL && strlen(name) == json_string_length(v) && name[0] != '\0' &&
+           name[0] != '.' && strchr(name, '/') == NULL && strlen(name) < 256;
 }
 
 /* The set of file names in the map, sorted, into s->items. */
@@ -68,15 +70,20 @@ static enum err_code list_shards(json_t *map, struct shards *s, struct err *why)
     for (void *it = json_object_iter(map); it != NULL; it = json_object_iter_next(map, it)) {
         const json_t *v = json_object_iter_value(it);
         if (!is_plain_name(v))
-            return err_set(why, ERR_CORRUPT, "tensor '%.200s': '%.200s' is not the name of a file in this folder",
-                           json_object_iter_key(it), json_is_string(v) ? json_string_value(v) : "(no text)");
+            return err_set(why, ERR_CORRUPT,
+                           "tensor '%.200s': '%.200s' is not the name of a file in this folder",
+                           json_object_iter_key(it),
+                           json_is_string(v) ? json_string_value(v) : "(no text)");
         const char *name = json_string_value(v);
-        if (last != NULL && strcmp(last, name) == 0) continue; /* nearly always; makes the search below rare */
+        if (last != NULL && strcmp(last, name) == 0)
+            continue; /* nearly always; makes the search below rare */
         last = name;
         bool known = false;
-        for (uint32_t i = 0; i < s->n && !known; i++) known = strcmp(s->items[i].name, name) == 0;
+        for (uint32_t i = 0; i < s->n && !known; i++)
+            known = strcmp(s->items[i].name, name) == 0;
         if (known) continue;
-        if (s->n == LIMIT_SHARDS) return err_set(why, ERR_CORRUPT, "more than %u shards", LIMIT_SHARDS);
+        if (s->n == LIMIT_SHARDS)
+            return err_set(why, ERR_CORRUPT, "more than %u shards", LIMIT_SHARDS);
         s->items[s->n].name = mem_strdup(name);
         if (s->items[s->n].name == NULL) return err_nomem(why, "a shard's name");
         s->n++;
@@ -90,13 +97,15 @@ static enum err_code list_shards(json_t *map, struct shards *s, struct err *why)
 static enum err_code list_tensors(json_t *map, struct shards *s, struct err *why)
 {
     size_t n = 0;
-    for (uint32_t i = 0; i < s->n; i++) n += s->items[i].table.n;
+    for (uint32_t i = 0; i < s->n; i++)
+        n += s->items[i].table.n;
     s->entries = mem_zalloc_array(n, sizeof *s->entries);
     if (s->entries == NULL) return err_nomem(why, "the tensor table");
     for (uint32_t i = 0; i < s->n; i++) {
         for (uint32_t t = 0; t < s->items[i].table.n; t++) {
             const struct safetensors_tensor *tensor = &s->items[i].table.tensors[t];
-            const char *wanted = map != NULL ? json_string_value(json_object_get(map, tensor->name)) : NULL;
+            const char *wanted =
+                map != NULL ? json_string_value(json_object_get(map, tensor->name)) : NULL;
             /* A tensor that the index does not list is not the model's. */
             if (map != NULL && (wanted == NULL || strcmp(wanted, s->items[i].name) != 0)) continue;
             s->entries[s->n_entries++] = (struct shard_entry){.tensor = tensor, .shard = i};
@@ -106,8 +115,10 @@ static enum err_code list_tensors(json_t *map, struct shards *s, struct err *why
     if (map == NULL || s->n_entries == json_object_size(map)) return ERR_OK;
     for (void *it = json_object_iter(map); it != NULL; it = json_object_iter_next(map, it)) {
         const char *name = json_object_iter_key(it);
-        if (s->n_entries == 0 || bsearch(name, s->entries, s->n_entries, sizeof *s->entries, is_named) == NULL)
-            return err_set(why, ERR_CORRUPT, "tensor '%.200s' is listed in %s, which does not hold it", name,
+        if (s->n_entries == 0 ||
+            bsearch(name, s->entries, s->n_entries, sizeof *s->entries, is_named) == NULL)
+            return err_set(why, ERR_CORRUPT,
+                           "tensor '%.200s' is listed in %s, which does not hold it", name,
                            json_string_value(json_object_iter_value(it)));
     }
     return ERR_OK;
@@ -159,8 +170,9 @@ static enum err_code open_any(const char *dir, struct shards *s, struct err *why
     mem_free(single);
     if (!has_single) {
         if (access(s->index_path, F_OK) != 0)
-            return err_set(why, ERR_NOT_FOUND, "neither " SINGLE_NAME " nor " INDEX_NAME
-                                               " is there (other formats must be converted to safetensors)");
+            return err_set(why, ERR_NOT_FOUND,
+                           "neither " SINGLE_NAME " nor " INDEX_NAME
+                           " is there (other formats must be converted to safetensors)");
         return open_indexed(dir, s, why);
     }
     mem_free(s->index_path);

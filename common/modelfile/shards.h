@@ -21,7 +21,7 @@ struct shards {
     struct shard_entry { /* which tensors are the model's, in order of their names (strcmp) */
         const struct safetensors_tensor *tensor;
         uint32_t shard;
-    } *entries;
+    } * entries;
     uint32_t n_entries;
     char *index_path; /* NULL for a single file */
 };

@@ -49,11 +49,14 @@ enum weight_scope weight_scope(enum weight_role role)
     switch (role) {
     case W_EMBED:
     case W_FINAL_NORM:
-    case W_HEAD: return SCOPE_MODEL;
+    case W_HEAD:
+        return SCOPE_MODEL;
     case W_EXPERT_GATE:
     case W_EXPERT_UP:
-    case W_EXPERT_DOWN: return SCOPE_EXPERT;
-    default: return SCOPE_LAYER;
+    case W_EXPERT_DOWN:
+        return SCOPE_EXPERT;
+    default:
+        return SCOPE_LAYER;
     }
 }
 
@@ -86,37 +89,73 @@ const char *weight_role_name(enum weight_role role)
     return (unsigned)role < W_N_ROLES ? names[role] : "?";
 }
 
-bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims, uint64_t dims[2])
+bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims,
+                  uint64_t dims[2])
 {
     assert(weight_scope(role) == SCOPE_MODEL || layer < hp->n_layers);
-    uint64_t d = hp->hidden, q = (uint64_t)hp->n_heads * hp->head_dim, kv = (uint64_t)hp->n_kv_heads * hp->head_dim;
+    uint64_t d = hp->hidden, q = (uint64_t)hp->n_heads * hp->head_dim,
+             kv = (uint64_t)hp->n_kv_heads * hp->head_dim;
     bool moe = weight_scope(role) != SCOPE_MODEL && hp->is_moe[layer];
     uint64_t out = 0, in = 0; /* in 0: a vector */
     bool has = true;
     switch (role) {
-    case W_EMBED: out = hp->vocab, in = d; break;
-    case W_HEAD: has = !hp->tied_head, out = hp->vocab, in = d; break;
+    case W_EMBED:
+        out = hp->vocab, in = d;
+        break;
+    case W_HEAD:
+        has = !hp->tied_head, out = hp->vocab, in = d;
+        break;
     case W_FINAL_NORM:
     case W_ATTN_NORM:
-    case W_FFN_NORM: out = d; break;
-    case W_Q: out = q, in = d; break;
+    case W_FFN_NORM:
+        out = d;
+        break;
+    case W_Q:
+        out = q, in = d;
+        break;
     case W_K:
-    case W_V: out = kv, in = d; break;
-    case W_O: out = d, in = q; break;
-    case W_Q_BIAS: has = hp->attention_bias, out = q; break;
+    case W_V:
+        out = kv, in = d;
+        break;
+    case W_O:
+        out = d, in = q;
+        break;
+    case W_Q_BIAS:
+        has = hp->attention_bias, out = q;
+        break;
     case W_K_BIAS:
-    case W_V_BIAS: has = hp->attention_bias, out = kv; break;
-    case W_O_BIAS: has = hp->attention_out_bias, out = d; break;
-    case W_Q_NORM: has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? q : hp->head_dim; break;
-    case W_K_NORM: has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? kv : hp->head_dim; break;
-    case W_ROUTER: has = moe, out = hp->n_experts, in = d; break;
+    case W_V_BIAS:
+        has = hp->attention_bias, out = kv;
+        break;
+    case W_O_BIAS:
+        has = hp->attention_out_bias, out = d;
+        break;
+    case W_Q_NORM:
+        has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? q : hp->head_dim;
+        break;
+    case W_K_NORM:
+        has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? kv : hp->head_dim;
+        break;
+    case W_ROUTER:
+        has = moe, out = hp->n_experts, in = d;
+        break;
     case W_DENSE_GATE:
-    case W_DENSE_UP: has = !moe, out = hp->dense_width, in = d; break;
-    case W_DENSE_DOWN: has = !moe, out = d, in = hp->dense_width; break;
+    case W_DENSE_UP:
+        has = !moe, out = hp->dense_width, in = d;
+        break;
+    case W_DENSE_DOWN:
+        has = !moe, out = d, in = hp->dense_width;
+        break;
     case W_EXPERT_GATE:
-    case W_EXPERT_UP: has = moe, out = hp->expert_width, in = d; break;
-    case W_EXPERT_DOWN: has = moe, out = d, in = hp->expert_width; break;
-    case W_N_ROLES: has = false; break;
+    case W_EXPERT_UP:
+        has = moe, out = hp->expert_width, in = d;
+        break;
+    case W_EXPERT_DOWN:
+        has = moe, out = d, in = hp->expert_width;
+        break;
+    case W_N_ROLES:
+        has = false;
+        break;
     }
     if (!has) return false;
     *n_dims = in > 0 ? 2 : 1;
@@ -129,7 +168,8 @@ void weight_name(enum family family, enum weight_role role, uint32_t layer, uint
                  char out[WEIGHT_NAME_MAX])
 {
     assert(family < FAMILY_N && role < W_N_ROLES);
-    const char *p = family_names[family][role] != NULL ? family_names[family][role] : common_names[role];
+    const char *p =
+        family_names[family][role] != NULL ? family_names[family][role] : common_names[role];
     size_t n = 0;
     while (*p != '\0' && n < WEIGHT_NAME_MAX - 11) { /* room for a number of 10 digits */
         const char *end = *p == '{' ? strchr(p, '}') : NULL;

@@ -20,7 +20,8 @@ const char *weight_role_name(enum weight_role role);
 
 /* Shape of a role's tensor, outermost first; *n_dims is 1 or 2. False if this model (or this layer of it) has no
  * such tensor; a tied head has no W_HEAD of its own. `layer` is ignored for SCOPE_MODEL. */
-bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims, uint64_t dims[2]);
+bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims,
+                  uint64_t dims[2]);
 
 /* The tensor's name in the files of a family. */
 void weight_name(enum family family, enum weight_role role, uint32_t layer, uint32_t expert,

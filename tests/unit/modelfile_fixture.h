@@ -33,7 +33,8 @@ static inline struct scratch scratch_open(void)
     return s;
 }
 
-static inline int scratch_remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+static inline int scratch_remove_one(const char *path, const struct stat *st, int type,
+                                     struct FTW *at)
 {
     (void)st, (void)type, (void)at;
     return remove(path);
@@ -44,7 +45,8 @@ static inline void scratch_close(struct scratch *s)
     nftw(s->dir, scratch_remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static inline void scratch_write(const struct scratch *s, const char *name, const void *bytes, size_t n)
+static inline void scratch_write(const struct scratch *s, const char *name, const void *bytes,
+                                 size_t n)
 {
     FILE *f = fopen(scratch_path(s, name), "wb");
     if (f == NULL || fwrite(bytes, 1, n, f) != n || fclose(f) != 0) abort();
@@ -80,7 +82,8 @@ static inline void scratch_write_json(const struct scratch *s, const char *name,
 }
 
 /* A model's config.json with the members of `changes` (JSON text) set; a member "-key" takes key away. */
-static inline void scratch_write_config(const struct scratch *s, const char *model, const char *changes)
+static inline void scratch_write_config(const struct scratch *s, const char *model,
+                                        const char *changes)
 {
     json_t *config = load_json(model, "config.json");
     json_t *v = json_loads(changes, 0, NULL);
@@ -89,8 +92,10 @@ static inline void scratch_write_config(const struct scratch *s, const char *mod
     json_t *value;
     json_object_foreach(v, key, value)
     {
-        if (key[0] == '-') json_object_del(config, key + 1);
-        else json_object_set(config, key, value);
+        if (key[0] == '-')
+            json_object_del(config, key + 1);
+        else
+            json_object_set(config, key, value);
     }
     scratch_write_json(s, "config.json", config);
     json_decref(v);

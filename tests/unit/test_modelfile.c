@@ -32,12 +32,14 @@ static void expect_refused(const char *dir, enum err_code code, const char *word
     enum err_code rc = model_file_open(dir, &f, &why);
     cr_expect_eq(rc, code, "%s instead of %s: %s", err_name(rc), err_name(code), why.text);
     cr_expect(f == NULL);
-    cr_expect(strstr(why.text, word) && strstr(why.text, word2), "'%s' and '%s' not in: %s", word, word2, why.text);
+    cr_expect(strstr(why.text, word) && strstr(why.text, word2), "'%s' and '%s' not in: %s", word,
+              word2, why.text);
 }
 
 Test(modelfile, every_family_has_all_its_weights_with_their_shapes)
 {
-    static const char *const dirs[] = {MIXTRAL, MODELS "tiny-mixtral-bf16", QWEN, SHARDED, OLMOE, DEMO};
+    static const char *const dirs[] = {MIXTRAL, MODELS "tiny-mixtral-bf16", QWEN, SHARDED, OLMOE,
+                                       DEMO};
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
         struct model_file *f = open_ok(dirs[i]);
         const struct hparams *hp = model_file_hparams(f);
@@ -58,12 +60,15 @@ Test(modelfile, every_family_has_all_its_weights_with_their_shapes)
                     cr_assert_eq(has, t != NULL);
                     if (!has) continue;
                     found++;
-                    cr_expect(t->n_dims == n_dims && t->dims[0] == dims[0] && (n_dims == 1 || t->dims[1] == dims[1]));
-                    cr_expect_eq(t->bytes, dtype_bytes(t->dtype, dims[0] * (n_dims == 1 ? 1 : dims[1])));
+                    cr_expect(t->n_dims == n_dims && t->dims[0] == dims[0] &&
+                              (n_dims == 1 || t->dims[1] == dims[1]));
+                    cr_expect_eq(t->bytes,
+                                 dtype_bytes(t->dtype, dims[0] * (n_dims == 1 ? 1 : dims[1])));
                 }
         }
         /* The fixtures hold nothing that the family does not use: so every tensor has found its role. */
-        cr_expect_eq(found, model_file_n_tensors(f), "%s: %u of %u", dirs[i], found, model_file_n_tensors(f));
+        cr_expect_eq(found, model_file_n_tensors(f), "%s: %u of %u", dirs[i], found,
+                     model_file_n_tensors(f));
         model_file_close(f);
     }
 }
@@ -83,19 +88,24 @@ Test(modelfile, a_tensor_points_at_its_own_bytes)
         cr_expect_eq(memcmp(t->data, file + t->file_off, t->bytes), 0);
         /* The header, read independently, puts that name at that place. */
         uint64_t len = 0;
-        for (int b = 7; b >= 0; b--) len = len << 8 | file[b];
+        for (int b = 7; b >= 0; b--)
+            len = len << 8 | file[b];
         json_t *header = json_loadb((const char *)file + 8, len, 0, NULL);
         json_t *offsets = json_object_get(json_object_get(header, t->name), "data_offsets");
-        cr_expect_eq((uint64_t)json_integer_value(json_array_get(offsets, 0)) + 8 + len, t->file_off);
+        cr_expect_eq((uint64_t)json_integer_value(json_array_get(offsets, 0)) + 8 + len,
+                     t->file_off);
         json_decref(header);
         free(file);
     }
     model_file_close(f);
 
     f = open_ok(MIXTRAL);
-    cr_expect_str_eq(model_file_find(f, W_EXPERT_GATE, 1, 5)->name, "model.layers.1.block_sparse_moe.experts.5.w1.weight");
-    cr_expect_str_eq(model_file_find(f, W_EXPERT_UP, 1, 5)->name, "model.layers.1.block_sparse_moe.experts.5.w3.weight");
-    cr_expect_str_eq(model_file_find(f, W_EXPERT_DOWN, 1, 5)->name, "model.layers.1.block_sparse_moe.experts.5.w2.weight");
+    cr_expect_str_eq(model_file_find(f, W_EXPERT_GATE, 1, 5)->name,
+                     "model.layers.1.block_sparse_moe.experts.5.w1.weight");
+    cr_expect_str_eq(model_file_find(f, W_EXPERT_UP, 1, 5)->name,
+                     "model.layers.1.block_sparse_moe.experts.5.w3.weight");
+    cr_expect_str_eq(model_file_find(f, W_EXPERT_DOWN, 1, 5)->name,
+                     "model.layers.1.block_sparse_moe.experts.5.w2.weight");
     cr_expect_null(model_file_find(f, W_Q_NORM, 0, 0));
     cr_expect_null(model_file_index_path(f));
     model_file_close(f);
@@ -105,7 +115,8 @@ Test(modelfile, dropped_pages_read_the_same_again)
 {
     struct model_file *f = open_ok(DEMO);
     uint64_t before = model_file_expert_hash(f, 3, 7);
-    for (uint32_t i = 0; i < model_file_n_tensors(f); i++) model_file_drop(f, model_file_tensor(f, i));
+    for (uint32_t i = 0; i < model_file_n_tensors(f); i++)
+        model_file_drop(f, model_file_tensor(f, i));
     cr_expect_eq(model_file_expert_hash(f, 3, 7), before);
     cr_expect_neq(model_file_expert_hash(f, 3, 8), before);
     cr_expect_neq(model_file_expert_hash(f, 2, 7), before);
@@ -197,16 +208,22 @@ Test(modelfile, a_shape_that_disagrees_names_tensor_and_both_shapes)
     static const struct {
         const char *model, *change, *tensor, *shapes;
     } cases[] = {
-        {MIXTRAL, "{\"vocab_size\":321}", "model.embed_tokens.weight", "[320, 64], config.json makes it [321, 64]"},
-        {MIXTRAL, "{\"num_local_experts\":7}", "block_sparse_moe.gate.weight", "[6, 64], config.json makes it [7, 64]"},
-        {MIXTRAL, "{\"intermediate_size\":34}", "experts.0.w1.weight", "[32, 64], config.json makes it [34, 64]"},
-        {MIXTRAL, "{\"num_key_value_heads\":4}", "k_proj.weight", "[32, 64], config.json makes it [64, 64]"},
+        {MIXTRAL, "{\"vocab_size\":321}", "model.embed_tokens.weight",
+         "[320, 64], config.json makes it [321, 64]"},
+        {MIXTRAL, "{\"num_local_experts\":7}", "block_sparse_moe.gate.weight",
+         "[6, 64], config.json makes it [7, 64]"},
+        {MIXTRAL, "{\"intermediate_size\":34}", "experts.0.w1.weight",
+         "[32, 64], config.json makes it [34, 64]"},
+        {MIXTRAL, "{\"num_key_value_heads\":4}", "k_proj.weight",
+         "[32, 64], config.json makes it [64, 64]"},
         {MIXTRAL, "{\"num_hidden_layers\":3}", "model.layers.2.input_layernorm.weight", "missing"},
         {QWEN, "{\"head_dim\":16}", "q_proj.weight", "[128, 64], config.json makes it [64, 64]"},
         {QWEN, "{\"attention_bias\":true}", "q_proj.bias", "missing"},
         {QWEN, "{\"mlp_only_layers\":[1]}", "model.layers.1.mlp.gate_proj.weight", "missing"},
-        {OLMOE, "{\"num_key_value_heads\":2}", "k_proj.weight", "[64, 64], config.json makes it [32, 64]"},
-        {MODELS "tiny-mixtral", "{\"model_type\":\"olmoe\",\"num_experts\":6}", "q_norm.weight", "missing"},
+        {OLMOE, "{\"num_key_value_heads\":2}", "k_proj.weight",
+         "[64, 64], config.json makes it [32, 64]"},
+        {MODELS "tiny-mixtral", "{\"model_type\":\"olmoe\",\"num_experts\":6}", "q_norm.weight",
+         "missing"},
         {DEMO, "{\"tie_word_embeddings\":false}", "lm_head.weight", "missing"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -219,8 +236,8 @@ Test(modelfile, a_shape_that_disagrees_names_tensor_and_both_shapes)
 }
 
 /* Replace the first `from` behind `after` by `to` (same length) in a copy of the model's one file. */
-static void open_patched(const char *model, const char *after, const char *from, const char *to, enum err_code code,
-                         const char *word, const char *word2)
+static void open_patched(const char *model, const char *after, const char *from, const char *to,
+                         enum err_code code, const char *word, const char *word2)
 {
     struct scratch s = scratch_open();
     char path[600];
@@ -236,26 +253,29 @@ static void open_patched(const char *model, const char *after, const char *from,
     scratch_write(&s, "model.safetensors", file, n);
     scratch_link_model(&s, model);
     free(file);
-    if (code == ERR_OK) model_file_close(open_ok(s.dir));
-    else expect_refused(s.dir, code, word, word2);
+    if (code == ERR_OK)
+        model_file_close(open_ok(s.dir));
+    else
+        expect_refused(s.dir, code, word, word2);
     scratch_close(&s);
 }
 
 Test(modelfile, a_dtype_matters_where_the_tensor_is_needed)
 {
     open_patched(MIXTRAL, "lm_head.weight", "F32", "I32", ERR_UNSUPPORTED, "lm_head.weight", "I32");
-    open_patched(MIXTRAL, "\"model.norm.weight", "norm.weight", "norm_weight", ERR_CORRUPT, "model.norm.weight",
-                 "missing");
-    open_patched(MODELS "tiny-mixtral-bf16", "experts.3.w2", "BF16", "F16\"", ERR_CORRUPT, "model.safetensors", "JSON");
-    open_patched(MODELS "tiny-mixtral-bf16", "layers.0.block_sparse_moe.experts.3.w2", "\"BF16\"", " \"F16\"",
-                 ERR_UNSUPPORTED, "experts.3.w2", "several dtypes");
+    open_patched(MIXTRAL, "\"model.norm.weight", "norm.weight", "norm_weight", ERR_CORRUPT,
+                 "model.norm.weight", "missing");
+    open_patched(MODELS "tiny-mixtral-bf16", "experts.3.w2", "BF16", "F16\"", ERR_CORRUPT,
+                 "model.safetensors", "JSON");
+    open_patched(MODELS "tiny-mixtral-bf16", "layers.0.block_sparse_moe.experts.3.w2", "\"BF16\"",
+                 " \"F16\"", ERR_UNSUPPORTED, "experts.3.w2", "several dtypes");
     open_patched(MODELS "tiny-mixtral-bf16", "lm_head", "\"BF16\"", " \"F16\"", ERR_OK, "", "");
 }
 
 /* ---- shards ------------------------------------------------------------------------------------- */
 
-static void open_with_index(const char *tensor, const char *shard, enum err_code code, const char *word,
-                            const char *word2)
+static void open_with_index(const char *tensor, const char *shard, enum err_code code,
+                            const char *word, const char *word2)
 {
     struct scratch s = scratch_open();
     json_t *index = load_json(SHARDED, "model.safetensors.index.json");
@@ -269,20 +289,26 @@ static void open_with_index(const char *tensor, const char *shard, enum err_code
 
 Test(modelfile, the_index_is_held_to_its_word)
 {
-    open_with_index("lm_head.weight", "model-00001-of-00002.safetensors", ERR_CORRUPT, "lm_head.weight",
-                    "model-00001-of-00002.safetensors");
-    open_with_index("extra", "model-00001-of-00002.safetensors", ERR_CORRUPT, "'extra'", "does not hold it");
+    open_with_index("lm_head.weight", "model-00001-of-00002.safetensors", ERR_CORRUPT,
+                    "lm_head.weight", "model-00001-of-00002.safetensors");
+    open_with_index("extra", "model-00001-of-00002.safetensors", ERR_CORRUPT, "'extra'",
+                    "does not hold it");
     open_with_index("lm_head.weight", "model-00003-of-00003.safetensors", ERR_NOT_FOUND,
                     "model-00003-of-00003.safetensors", "No such file");
-    open_with_index("lm_head.weight", "../model-00001-of-00002.safetensors", ERR_CORRUPT, "lm_head.weight", "../model");
+    open_with_index("lm_head.weight", "../model-00001-of-00002.safetensors", ERR_CORRUPT,
+                    "lm_head.weight", "../model");
     open_with_index("lm_head.weight", "/etc/passwd", ERR_CORRUPT, "lm_head.weight", "/etc/passwd");
     open_with_index("lm_head.weight", "..", ERR_CORRUPT, "lm_head.weight", "'..'");
     open_with_index("lm_head.weight", "", ERR_CORRUPT, "lm_head.weight", "not the name of a file");
 
     static const struct {
         const char *text, *word;
-    } broken[] = {{"{", "not valid JSON"}, {"[]", "weight_map"}, {"{}", "weight_map"}, {"{\"weight_map\":[]}", "weight_map"},
-                  {"{\"weight_map\":{}}", "names no file"}, {"{\"weight_map\":{\"a\":3}}", "'a'"}};
+    } broken[] = {{"{", "not valid JSON"},
+                  {"[]", "weight_map"},
+                  {"{}", "weight_map"},
+                  {"{\"weight_map\":[]}", "weight_map"},
+                  {"{\"weight_map\":{}}", "names no file"},
+                  {"{\"weight_map\":{\"a\":3}}", "'a'"}};
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
         struct scratch s = scratch_open();
         scratch_write(&s, "model.safetensors.index.json", broken[i].text, strlen(broken[i].text));
@@ -323,7 +349,8 @@ Test(modelfile, any_allocation_may_fail)
                 model_file_close(f);
                 break;
             }
-            cr_assert_eq(rc, ERR_EXHAUSTED, "allocation %llu: %s %s", (unsigned long long)n, err_name(rc), why.text);
+            cr_assert_eq(rc, ERR_EXHAUSTED, "allocation %llu: %s %s", (unsigned long long)n,
+                         err_name(rc), why.text);
             cr_assert(strstr(why.text, dirs[d]) != NULL && f == NULL);
         }
         cr_expect_gt(n, 60, "every tensor name is an allocation");
@@ -352,8 +379,8 @@ Test(modelfile, a_file_of_many_gib_opens_without_reading_it)
             if (!weight_shape(&hp, role, 0, &n_dims, dims)) continue;
             weight_name(hp.family, role, 0, e, name);
             uint64_t bytes = 4 * dims[0] * (n_dims == 2 ? dims[1] : 1);
-            buf_printf(&header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%llu", end > 0 ? "," : "", name,
-                       (unsigned long long)dims[0]);
+            buf_printf(&header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%llu", end > 0 ? "," : "",
+                       name, (unsigned long long)dims[0]);
             if (n_dims == 2) buf_printf(&header, ",%llu", (unsigned long long)dims[1]);
             buf_printf(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)end,
                        (unsigned long long)(end + bytes));
@@ -361,9 +388,11 @@ Test(modelfile, a_file_of_many_gib_opens_without_reading_it)
         }
     buf_putc(&header, '}');
     uint8_t len[8];
-    for (int i = 0; i < 8; i++) len[i] = (uint8_t)(header.len >> 8 * i);
+    for (int i = 0; i < 8; i++)
+        len[i] = (uint8_t)(header.len >> 8 * i);
     int fd = open(scratch_path(&s, "model.safetensors"), O_RDWR | O_CREAT, 0600);
-    cr_assert(fd >= 0 && write(fd, len, 8) == 8 && write(fd, header.data, header.len) == (ssize_t)header.len);
+    cr_assert(fd >= 0 && write(fd, len, 8) == 8 &&
+              write(fd, header.data, header.len) == (ssize_t)header.len);
     off_t size = (off_t)(8 + header.len + end);
     cr_assert_eq(ftruncate(fd, size), 0);
     cr_assert_eq(pwrite(fd, "\x2a", 1, size - 1), 1);

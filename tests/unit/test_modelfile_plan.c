@@ -18,9 +18,11 @@ static void expect_spec(const char *spec, const char *printed, uint32_t count)
     struct buf b = {0};
     experts_spec_print(&s, &small, &b);
     cr_expect_str_eq(b.len > 0 ? b.data : "", printed);
-    cr_assert_eq(experts_spec_parse(b.data, &small, &again, &why), ERR_OK, "%s: %s", b.data, why.text);
+    cr_assert_eq(experts_spec_parse(b.data, &small, &again, &why), ERR_OK, "%s: %s", b.data,
+                 why.text);
     for (uint32_t l = 0; l < 6; l++)
-        for (uint32_t e = 0; e < 8; e++) cr_expect_eq(expert_set_has(&s, l, e), expert_set_has(&again, l, e));
+        for (uint32_t e = 0; e < 8; e++)
+            cr_expect_eq(expert_set_has(&s, l, e), expert_set_has(&again, l, e));
     expert_set_deinit(&s);
     expert_set_deinit(&again);
     buf_free(&b);
@@ -60,7 +62,8 @@ Test(modelfile_plan, shares_are_disjoint_and_complete)
             expert_set_deinit(&s);
         }
         for (uint32_t l = 0; l < 6; l++)
-            for (uint32_t e = 0; e < 8; e++) cr_expect_eq(seen[l][e], small.is_moe[l] ? 1 : 0);
+            for (uint32_t e = 0; e < 8; e++)
+                cr_expect_eq(seen[l][e], small.is_moe[l] ? 1 : 0);
     }
 }
 
@@ -69,21 +72,36 @@ Test(modelfile_plan, a_wrong_item_is_named_with_its_bound)
     static const struct {
         const char *spec, *item, *bound;
     } cases[] = {
-        {"", "''", "none of"},          {"0:1,", "''", "none of"},       {"al", "'al'", "none of"},
-        {"0:8", "'0:8'", "0 to 7"},     {"6:0", "'6:0'", "0 to 5"},      {"0:1,0-9:0", "'0-9:0'", "0 to 5"},
-        {"2:0", "'2:0'", "no experts"}, {"3-1:0", "'3-1:0'", "3 to 1"},  {"3/3", "'3/3'", "3 of 3"},
-        {"0/0", "'0/0'", "0 of 0"},     {"1/", "'1/'", "none of"},       {"0:", "'0:'", "none of"},
-        {":0", "':0'", "none of"},      {"0:1x", "'0:1x'", "none of"},   {"-1:0", "'-1:0'", "none of"},
-        {"0:1-", "'0:1-'", "none of"},  {"0 :1", "'0 :1'", "none of"},   {"0:0:0", "'0:0:0'", "none of"},
-        {"4294967296:0", "'4294967296:0'", "too large"}, {"0/4294967297", "'0/4294967297'", "too large"},
-        {"**:0", "'**:0'", "none of"},  {"0:1;0:2", "'0:1;0:2'", "none of"},
+        {"", "''", "none of"},
+        {"0:1,", "''", "none of"},
+        {"al", "'al'", "none of"},
+        {"0:8", "'0:8'", "0 to 7"},
+        {"6:0", "'6:0'", "0 to 5"},
+        {"0:1,0-9:0", "'0-9:0'", "0 to 5"},
+        {"2:0", "'2:0'", "no experts"},
+        {"3-1:0", "'3-1:0'", "3 to 1"},
+        {"3/3", "'3/3'", "3 of 3"},
+        {"0/0", "'0/0'", "0 of 0"},
+        {"1/", "'1/'", "none of"},
+        {"0:", "'0:'", "none of"},
+        {":0", "':0'", "none of"},
+        {"0:1x", "'0:1x'", "none of"},
+        {"-1:0", "'-1:0'", "none of"},
+        {"0:1-", "'0:1-'", "none of"},
+        {"0 :1", "'0 :1'", "none of"},
+        {"0:0:0", "'0:0:0'", "none of"},
+        {"4294967296:0", "'4294967296:0'", "too large"},
+        {"0/4294967297", "'0/4294967297'", "too large"},
+        {"**:0", "'**:0'", "none of"},
+        {"0:1;0:2", "'0:1;0:2'", "none of"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct expert_set s;
         struct err why = {0};
-        cr_expect_eq(experts_spec_parse(cases[i].spec, &small, &s, &why), ERR_INVALID, "%s", cases[i].spec);
-        cr_expect(strstr(why.text, cases[i].item) && strstr(why.text, cases[i].bound), "%s: %s", cases[i].spec,
-                  why.text);
+        cr_expect_eq(experts_spec_parse(cases[i].spec, &small, &s, &why), ERR_INVALID, "%s",
+                     cases[i].spec);
+        cr_expect(strstr(why.text, cases[i].item) && strstr(why.text, cases[i].bound), "%s: %s",
+                  cases[i].spec, why.text);
     }
     struct expert_set s;
     mem_fail_at(1);
@@ -113,7 +131,8 @@ static struct model_file *open_ok(const char *dir)
 
 Test(modelfile_plan, the_parts_of_a_model_add_up)
 {
-    struct model_file *f = open_ok(MODELS "tiny-mixtral"); /* D 64, F 32, 4 heads of 16, 2 kv heads, V 320, F32 */
+    struct model_file *f =
+        open_ok(MODELS "tiny-mixtral"); /* D 64, F 32, 4 heads of 16, 2 kv heads, V 320, F32 */
     cr_expect_eq(plan_expert_bytes(f, QUANTIZE_NONE, 0), 3 * 32 * 64 * 4);
     cr_expect_eq(plan_expert_bytes(f, QUANTIZE_Q8_0, 0),
                  2 * plan_packed_bytes(DTYPE_Q8_0, 32, 64) + plan_packed_bytes(DTYPE_Q8_0, 64, 32));
@@ -133,7 +152,8 @@ Test(modelfile_plan, the_parts_of_a_model_add_up)
     struct plan_params p = plan_params(f);
     size_t n;
     free(read_bytes(MODELS "tiny-mixtral/model.safetensors", &n));
-    cr_expect_eq(p.total * 4 + 8 + 5960, n, "the file holds the parameters and its header, no more");
+    cr_expect_eq(p.total * 4 + 8 + 5960, n,
+                 "the file holds the parameters and its header, no more");
     cr_expect_eq(p.total - p.active, 2 * (6 - 2) * 3 * 32 * 64);
     model_file_close(f);
 
@@ -150,7 +170,8 @@ Test(modelfile_plan, quantization_spares_what_the_rule_spares)
         const struct tensor *t = model_file_find(f, role, 0, 0);
         if (t == NULL) continue;
         bool spared = role == W_EMBED || role == W_ROUTER || t->n_dims == 1;
-        cr_expect_eq(plan_dtype(role, t, QUANTIZE_Q8_0), spared ? DTYPE_BF16 : DTYPE_Q8_0, "%s", t->name);
+        cr_expect_eq(plan_dtype(role, t, QUANTIZE_Q8_0), spared ? DTYPE_BF16 : DTYPE_Q8_0, "%s",
+                     t->name);
         cr_expect_eq(plan_dtype(role, t, QUANTIZE_NONE), DTYPE_BF16);
     }
     struct tensor ragged = {.dtype = DTYPE_BF16, .n_dims = 2, .dims = {64, 48}};
