@@ -352,7 +352,9 @@ enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_repl
     r->format = p->format == (Moesaic__V1__RowFormat)FRAME_BF16 ? FRAME_BF16 : FRAME_F32;
     r->queue_us = p->queue_us;
     r->compute_us = p->compute_us;
-    if (r->kind == EXPERT_REPLY_ERROR) r->error = code_by_name(p->error_code);
+    /* HOLDINGS carries one when an expert could not be loaded. */
+    if (r->kind == EXPERT_REPLY_ERROR || (r->kind == EXPERT_REPLY_HOLDINGS && p->error_code[0] != '\0'))
+        r->error = code_by_name(p->error_code);
     r->error_text = p->error_text;
     r->hello = p->hello != NULL ? &box->hello : NULL;
     *out = r;

@@ -87,7 +87,7 @@ struct expert_reply {
     uint32_t rows;
     enum frame_format format; /* F32 or BF16 */
     uint32_t queue_us, compute_us;
-    enum err_code error; /* ERROR: never ERR_OK; a name this build does not know becomes ERR_INTERNAL */
+    enum err_code error; /* ERROR: never ERR_OK; HOLDINGS: why loading failed, or ERR_OK; a name this build does not know becomes ERR_INTERNAL */
     const char *error_text;
     const struct expert_hello *hello; /* HELLO and HOLDINGS: not NULL */
     void *owner;

@@ -6,7 +6,6 @@
 #include <argp.h>
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/options.h"
+#include "common/sys/memory.h"
 #include "coordinator/cli/child.h"
 #include "coordinator/cli/commands.h"
 
@@ -423,11 +423,6 @@ static int run(struct up *u, int signals)
     }
 }
 
-static unsigned cores(void)
-{
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : 1;
-}
 
 int cmd_up(int argc, char **argv)
 {
@@ -439,7 +434,7 @@ int cmd_up(int argc, char **argv)
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &u->cfg);
-    unsigned processes = u->cfg.nodes + 1, n_cores = cores();
+    unsigned processes = u->cfg.nodes + 1, n_cores = memory_cores();
     u->threads = u->cfg.threads > 0 ? u->cfg.threads : n_cores / processes > 0 ? n_cores / processes : 1;
     /* Spinning while waiting is faster only when every busy thread has a core of its own. */
     u->spin = u->threads * processes <= n_cores;

@@ -1,0 +1,608 @@
+#include "expert_node/service.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/experts/experts.h"
+#include "common/modelfile/plan.h"
+#include "common/rpc/frame.h"
+#include "common/sys/memory.h"
+#include "expert_node/node.h"
+
+#define IDLE_WAIT_US    200000u
+#define MAX_BATCH_ROWS  4096u
+#define MAX_QUEUED      4096u
+#define DRAIN_GRACE_MS  3000u
+#define MEMORY_MARGIN   (64u << 20) /* left free beside the experts: scratch, network, the rest of the process */
+
+struct stream {
+    struct stream *next;
+    struct service *service;
+    struct rpc_call *call;
+    uint64_t id;
+    bool agreed, bulk;
+};
+
+/* One step under way: the core's view, and what it was decoded from. */
+struct item {
+    struct node_request request; /* first: the core gives it back */
+    struct expert_request *frame;
+    struct rpc_message *message;
+    uint8_t *results; /* while its batch computes */
+};
+
+struct service {
+    struct service_cfg cfg;
+    const struct hparams *hp;
+    struct node *node;
+    struct expert_store *store;
+    struct rpc_server *server;
+    struct rpc_health *health;
+    struct stream *streams;
+    uint64_t next_stream, incarnation;
+    char digest[33];
+    struct frame_bitmap *held_maps; /* [n_layers] views of the core's bitmap */
+
+    const struct node_batch *batch; /* waits to be computed */
+    bool load_waits;
+    uint32_t load_layer, load_expert;
+    _Atomic bool stop;
+
+    /* scratch of batches */
+    uint8_t *in;
+    void **out;
+    struct expert_task *tasks;
+    size_t cap_in, cap_out;
+};
+
+/* ---- answers ---------------------------------------------------------------------------------- */
+
+static struct stream *find_stream(struct service *s, uint64_t id)
+{
+    for (struct stream *st = s->streams; st != NULL; st = st->next)
+        if (st->id == id) return st;
+    return NULL;
+}
+
+/* `tensor` is taken. */
+static void send_reply(struct stream *st, const struct expert_reply *r, void *tensor, size_t bytes)
+{
+    struct buf header = {0};
+    struct err why;
+    if (frame_encode_reply(r, &header, &why) == ERR_OK) {
+        struct rpc_part part = {tensor, bytes};
+        struct rpc_out out = {header.data, header.len, bytes > 0 ? &part : NULL, bytes > 0 ? 1 : 0,
+                              bytes > 0 ? mem_free : NULL, tensor};
+        (void)rpc_call_send(st->call, &out); /* false: the coordinator is gone, nobody waits */
+        if (bytes == 0) mem_free(tensor);
+    } else {
+        log_error("node", "msg=\"an answer could not be sent: %s\"", why.text);
+        mem_free(tensor);
+        rpc_call_finish(st->call, err_grpc_status(ERR_EXHAUSTED), why.text);
+    }
+    buf_free(&header);
+}
+
+static void send_error(struct stream *st, uint64_t step, enum err_code code, const char *text)
+{
+    struct expert_reply r = {.kind = EXPERT_REPLY_ERROR, .step = step, .error = code, .error_text = text};
+    send_reply(st, &r, NULL, 0);
+}
+
+static struct expert_hello hello(struct service *s)
+{
+    for (uint32_t l = 0; l < s->hp->n_layers; l++)
+        s->held_maps[l] = (struct frame_bitmap){node_held(s->node) + l * node_bitmap_row(s->node), node_bitmap_row(s->node)};
+    return (struct expert_hello){.protocol = FRAME_PROTOCOL,
+                                 .model_digest = s->digest,
+                                 .numerics = NUMERICS_VERSION,
+                                 .wire_profile = WIRE_PROFILE,
+                                 .quantize = s->cfg.quantize,
+                                 .id = s->cfg.id,
+                                 .incarnation = s->incarnation,
+                                 .kernels = s->cfg.kernels->name,
+                                 .held = s->held_maps,
+                                 .n_layers = s->hp->n_layers,
+                                 .expert_bytes = expert_store_bytes(s->store),
+                                 .threads = workers_count(s->cfg.workers),
+                                 .pinned = s->cfg.pinned != NULL};
+}
+
+static void send_holdings(struct service *s, struct stream *st, enum err_code code, const char *text)
+{
+    struct expert_hello h = hello(s);
+    struct expert_reply r = {.kind = EXPERT_REPLY_HOLDINGS, .hello = &h, .error = code, .error_text = text};
+    send_reply(st, &r, NULL, 0);
+}
+
+static void free_item(struct item *it)
+{
+    mem_free(it->results);
+    frame_request_free(it->frame);
+    rpc_message_free(it->message);
+    mem_free(it);
+}
+
+static void reply(struct service *s, struct item *it)
+{
+    struct stream *st = find_stream(s, it->request.stream);
+    size_t row_bytes = (size_t)s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
+    uint64_t now = clock_now_us();
+    struct expert_reply r = {.kind = EXPERT_REPLY_RESULT,
+                             .step = it->request.step,
+                             .rows = it->request.n_results,
+                             .format = expert_store_reply_bf16(s->store) ? FRAME_BF16 : FRAME_F32,
+                             .queue_us = (uint32_t)(it->request.begun_us - it->request.arrived_us),
+                             .compute_us = (uint32_t)(now - it->request.begun_us)};
+    if (st != NULL) {
+        send_reply(st, &r, it->results, row_bytes * it->request.n_results);
+        it->results = NULL;
+    }
+    free_item(it);
+}
+
+/* ---- the core's actions ----------------------------------------------------------------------- */
+
+static void step(struct service *s, struct node_event *ev)
+{
+    struct node_actions todo;
+    struct err why;
+    ev->now_us = clock_now_us();
+    if (node_step(s->node, ev, &todo, &why) != ERR_OK) {
+        log_error("node", "msg=\"%s\"", why.text);
+        if (ev->kind != NODE_STEP) return;
+        struct item *it = (struct item *)ev->request;
+        struct stream *st = find_stream(s, it->request.stream);
+        if (st != NULL) send_error(st, it->request.step, ERR_EXHAUSTED, why.text);
+        free_item(it);
+        return;
+    }
+    for (size_t i = 0; i < todo.n; i++) {
+        const struct node_action *a = &todo.items[i];
+        struct stream *st;
+        switch (a->kind) {
+        case NODE_ACT_COMPUTE:
+            s->batch = a->batch;
+            break;
+        case NODE_ACT_REPLY:
+            reply(s, (struct item *)a->request);
+            break;
+        case NODE_ACT_REFUSE:
+            st = find_stream(s, a->request->stream);
+            if (st != NULL) send_error(st, a->request->step, a->code, a->text);
+            free_item((struct item *)a->request);
+            break;
+        case NODE_ACT_DISCARD:
+            free_item((struct item *)a->request);
+            break;
+        case NODE_ACT_LOAD:
+            s->load_waits = true;
+            s->load_layer = a->layer;
+            s->load_expert = a->expert;
+            break;
+        case NODE_ACT_UNLOAD:
+            expert_store_unload(s->store, a->layer, a->expert);
+            break;
+        case NODE_ACT_HOLDINGS: {
+            char text[32];
+            st = find_stream(s, a->stream);
+            if (a->code != ERR_OK) log_error("node", "msg=\"%s\"", a->text);
+            else
+                log_info("node", "experts=%u bytes=\"%s\" msg=\"holds what it was assigned\"", expert_store_count(s->store),
+                         memory_text(expert_store_bytes(s->store), text));
+            if (st != NULL) send_holdings(s, st, a->code, a->code != ERR_OK ? a->text : "");
+            break;
+        }
+        }
+    }
+}
+
+static bool grow(void **p, size_t *cap, size_t need)
+{
+    if (need <= *cap) return true;
+    void *q = mem_aligned(64, need);
+    if (q == NULL) return false;
+    mem_free(*p);
+    *p = q;
+    *cap = need;
+    return true;
+}
+
+/* All rows of the batch one behind the other: data of all, then scales of all. */
+static enum err_code gather(struct service *s, const struct node_batch *b, struct rows *in, struct err *why)
+{
+    enum row_format f = expert_store_rows(s->store);
+    size_t data = row_data_bytes(f, s->hp->hidden), scales = row_scale_bytes(f, s->hp->hidden);
+    size_t data_all = (data * b->n_rows + 63) / 64 * 64;
+    if (!grow((void **)&s->in, &s->cap_in, data_all + scales * b->n_rows + 64)) return err_nomem(why, "a batch");
+    for (uint32_t i = 0; i < b->n_requests; i++) {
+        struct item *it = (struct item *)b->requests[i];
+        size_t n = it->request.n_rows, base = b->row_base[i];
+        rpc_message_tensor_copy(it->message, 0, s->in + base * data, n * data);
+        if (scales > 0) rpc_message_tensor_copy(it->message, n * data, s->in + data_all + base * scales, n * scales);
+    }
+    *in = (struct rows){f, b->n_rows, s->hp->hidden, s->in, scales > 0 ? (float *)(void *)(s->in + data_all) : NULL};
+    return ERR_OK;
+}
+
+static enum err_code compute(struct service *s, const struct node_batch *b, struct err *why)
+{
+    struct rows in;
+    enum err_code rc = gather(s, b, &in, why);
+    if (rc != ERR_OK) return rc;
+    size_t entries = 0, row_bytes = (size_t)s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
+    for (uint32_t i = 0; i < b->n_requests; i++) {
+        struct item *it = (struct item *)b->requests[i];
+        entries += it->request.n_results;
+        it->results = mem_aligned(64, it->request.n_results * row_bytes);
+        if (it->results == NULL) return err_nomem(why, "results");
+    }
+    if (!grow((void **)&s->out, &s->cap_out, entries * sizeof *s->out)) return err_nomem(why, "a batch");
+    size_t at = 0;
+    for (uint32_t t = 0; t < b->n_tasks; t++) {
+        const struct node_task *task = &b->tasks[t];
+        s->tasks[t] = (struct expert_task){task->expert, task->m, &in, task->row, s->out + at};
+        for (uint32_t i = 0; i < task->m; i++) {
+            struct item *it = (struct item *)b->requests[task->request[i]];
+            s->out[at++] = it->results + task->result[i] * row_bytes;
+        }
+    }
+    return expert_store_run(s->store, b->layer, s->tasks, b->n_tasks, s->cfg.workers, why);
+}
+
+static void run_batch(struct service *s)
+{
+    const struct node_batch *b = s->batch;
+    s->batch = NULL;
+    struct err why;
+    uint64_t began = clock_now_us();
+    enum err_code rc = compute(s, b, &why);
+    while (clock_now_us() - began < s->cfg.slow_us) rpc_poll(s->cfg.rpc, 100);
+    struct node_event done = {.kind = NODE_COMPUTED, .done = {rc == ERR_OK, &why}};
+    step(s, &done);
+}
+
+static void run_load(struct service *s)
+{
+    s->load_waits = false;
+    struct err why;
+    enum err_code rc = expert_store_load(s->store, s->load_layer, s->load_expert, s->cfg.workers, &why);
+    struct node_event done = {.kind = NODE_LOADED, .done = {rc == ERR_OK, &why}};
+    step(s, &done);
+}
+
+/* ---- messages --------------------------------------------------------------------------------- */
+
+static void on_hello(struct stream *st, const struct expert_hello *theirs)
+{
+    struct service *s = st->service;
+    struct expert_hello ours = hello(s);
+    struct err why;
+    if (frame_hello_check(&ours, theirs, &why) != ERR_OK) {
+        log_error("node", "peer=%s coordinator=\"%s\" msg=\"refused: %s\"", rpc_call_peer(st->call), theirs->id, why.text);
+        rpc_call_finish(st->call, err_grpc_status(ERR_MISMATCH), why.text);
+        return;
+    }
+    st->agreed = true;
+    st->bulk = theirs->lane == RPC_LANE_BULK;
+    ours.lane = theirs->lane;
+    struct expert_reply r = {.kind = EXPERT_REPLY_HELLO, .hello = &ours};
+    send_reply(st, &r, NULL, 0);
+}
+
+static void on_assign(struct stream *st, const struct expert_request *q)
+{
+    struct service *s = st->service;
+    size_t row = node_bitmap_row(s->node);
+    char need_text[32], have_text[32];
+    if (s->cfg.pinned != NULL || q->n_layers != s->hp->n_layers) {
+        send_holdings(s, st, ERR_INVALID,
+                      s->cfg.pinned != NULL ? "this node was started with --experts and takes no assignment"
+                                            : "the assignment is for another number of layers");
+        return;
+    }
+    uint8_t *held = mem_zalloc(row * s->hp->n_layers);
+    if (held == NULL) {
+        send_holdings(s, st, ERR_EXHAUSTED, "no memory for an assignment");
+        return;
+    }
+    uint64_t missing = 0;
+    for (uint32_t l = 0; l < q->n_layers; l++)
+        for (uint32_t e = 0; e < s->hp->n_experts && s->hp->is_moe[l]; e++) {
+            if (!frame_bitmap_has(q->assign[l], e)) continue;
+            held[l * row + e / 8] |= (uint8_t)(1u << (e % 8));
+            if (!expert_store_holds(s->store, l, e)) missing++;
+        }
+    uint64_t need = missing * expert_store_bytes_each(s->store), have = memory_available();
+    if (missing > 0 && need + MEMORY_MARGIN > have) {
+        char text[256];
+        snprintf(text, sizeof text, "%llu more experts need %s, and %s are available; use more nodes or --quantize",
+                 (unsigned long long)missing, memory_text(need + MEMORY_MARGIN, need_text), memory_text(have, have_text));
+        log_error("node", "msg=\"%s\"", text);
+        send_holdings(s, st, ERR_EXHAUSTED, text);
+    } else {
+        struct node_event ev = {.kind = NODE_ASSIGN, .assign = {st->id, held}};
+        step(s, &ev);
+    }
+    mem_free(held);
+}
+
+/* What only the model can tell: the width and format of the rows, the number of experts. */
+static enum err_code check_step(const struct service *s, const struct expert_request *q, size_t tensor_bytes, struct err *why)
+{
+    enum row_format f = expert_store_rows(s->store);
+    size_t want = q->rows * (row_data_bytes(f, s->hp->hidden) + row_scale_bytes(f, s->hp->hidden));
+    if ((int)q->format != (int)f)
+        return err_set(why, ERR_INVALID, "rows come in format %d, this model's experts take %d", (int)q->format, (int)f);
+    if (tensor_bytes != want)
+        return err_set(why, ERR_INVALID, "%u rows of this model are %zu bytes, the tensor has %zu", q->rows, want, tensor_bytes);
+    if (q->experts[q->n_experts - 1] >= s->hp->n_experts)
+        return err_set(why, ERR_INVALID, "expert %u: the model has %u", q->experts[q->n_experts - 1], s->hp->n_experts);
+    return ERR_OK;
+}
+
+/* Takes q and m. */
+static void on_step(struct stream *st, struct expert_request *q, struct rpc_message *m)
+{
+    struct service *s = st->service;
+    struct err why;
+    enum err_code rc = check_step(s, q, rpc_message_tensor_bytes(m), &why);
+    struct item *it = rc == ERR_OK ? mem_zalloc(sizeof *it) : NULL;
+    if (rc == ERR_OK && it == NULL) rc = err_nomem(&why, "a step");
+    if (rc != ERR_OK) {
+        send_error(st, q->step, rc, why.text);
+        frame_request_free(q);
+        rpc_message_free(m);
+        return;
+    }
+    it->frame = q;
+    it->message = m;
+    it->request = (struct node_request){.stream = st->id,
+                                        .step = q->step,
+                                        .layer = q->layer,
+                                        .bulk = st->bulk,
+                                        .n_rows = q->rows,
+                                        .n_experts = q->n_experts,
+                                        .experts = q->experts,
+                                        .expert_rows = q->expert_rows,
+                                        .row_index = q->row_index,
+                                        .n_results = q->n_index,
+                                        .arrived_us = clock_now_us()};
+    struct node_event ev = {.kind = NODE_STEP, .request = &it->request};
+    step(s, &ev);
+}
+
+static void on_ping(struct stream *st, const struct expert_request *q, const struct rpc_message *m)
+{
+    size_t n = rpc_message_tensor_bytes(m);
+    void *echo = n > 0 ? mem_alloc(n) : NULL;
+    if (echo != NULL) rpc_message_tensor_copy(m, 0, echo, n);
+    struct expert_reply r = {.kind = EXPERT_REPLY_PONG, .step = q->step};
+    send_reply(st, &r, echo, echo != NULL ? n : 0);
+}
+
+static void on_message(void *call_ctx, struct rpc_call *c, struct rpc_message *m)
+{
+    struct stream *st = call_ctx;
+    struct expert_request *q = NULL;
+    struct err why;
+    enum err_code rc = frame_decode_request(m, &q, &why);
+    if (rc == ERR_OK && !st->agreed && q->kind != EXPERT_REQUEST_HELLO)
+        rc = err_set(&why, ERR_MISMATCH, "the first message of a stream is a hello");
+    if (rc != ERR_OK) {
+        log_warn("node", "peer=%s msg=\"stream ended: %s\"", rpc_call_peer(c), why.text);
+        rpc_call_finish(c, err_grpc_status(rc), why.text);
+    } else if (q->kind == EXPERT_REQUEST_STEP) {
+        on_step(st, q, m);
+        return;
+    } else if (q->kind == EXPERT_REQUEST_HELLO) {
+        on_hello(st, q->hello);
+    } else if (q->kind == EXPERT_REQUEST_ASSIGN) {
+        on_assign(st, q);
+    } else {
+        on_ping(st, q, m);
+    }
+    frame_request_free(q);
+    rpc_message_free(m);
+}
+
+static enum err_code on_call(void *ctx, struct rpc_call *c, void **call_ctx, struct err *why)
+{
+    struct service *s = ctx;
+    struct stream *st = mem_zalloc(sizeof *st);
+    if (st == NULL) return err_nomem(why, "a stream");
+    *st = (struct stream){.next = s->streams, .service = s, .call = c, .id = ++s->next_stream};
+    s->streams = st;
+    *call_ctx = st;
+    return ERR_OK;
+}
+
+static void on_half_close(void *call_ctx, struct rpc_call *c)
+{
+    (void)call_ctx;
+    rpc_call_finish(c, 0, "");
+}
+
+static void on_done(void *call_ctx, bool cancelled)
+{
+    struct stream *st = call_ctx;
+    struct service *s = st->service;
+    (void)cancelled;
+    for (struct stream **at = &s->streams; *at != NULL; at = &(*at)->next) {
+        if (*at != st) continue;
+        *at = st->next;
+        break;
+    }
+    struct node_event ev = {.kind = NODE_CLOSED, .stream = st->id};
+    mem_free(st);
+    step(s, &ev);
+}
+
+/* ---- Describe --------------------------------------------------------------------------------- */
+
+static enum err_code describe_call(void *ctx, struct rpc_call *c, void **call_ctx, struct err *why)
+{
+    (void)c;
+    (void)why;
+    *call_ctx = ctx;
+    return ERR_OK;
+}
+
+static void describe_message(void *call_ctx, struct rpc_call *c, struct rpc_message *m)
+{
+    struct service *s = call_ctx;
+    struct node_stats stats;
+    struct expert_hello h = hello(s);
+    struct buf b = {0};
+    struct err why;
+    node_stats(s->node, &stats);
+    struct expert_describe d = {.hello = &h,
+                                .steps = stats.steps,
+                                .rows = stats.rows,
+                                .multiplications = stats.multiplications,
+                                .resident_bytes = memory_resident()};
+    if (frame_encode_describe(&d, &b, &why) == ERR_OK) {
+        struct rpc_out out = {.header = b.data, .header_bytes = b.len};
+        (void)rpc_call_send(c, &out);
+        rpc_call_finish(c, 0, "");
+    } else {
+        rpc_call_finish(c, err_grpc_status(ERR_EXHAUSTED), why.text);
+    }
+    buf_free(&b);
+    rpc_message_free(m);
+}
+
+static void describe_done(void *call_ctx, bool cancelled)
+{
+    (void)call_ctx;
+    (void)cancelled;
+}
+
+/* ---- life ------------------------------------------------------------------------------------- */
+
+static enum err_code load_pinned(struct service *s, struct err *why)
+{
+    const struct expert_set *p = s->cfg.pinned;
+    uint64_t need = (uint64_t)expert_set_count(p) * expert_store_bytes_each(s->store) + MEMORY_MARGIN;
+    uint64_t have = memory_available();
+    char need_text[32], have_text[32];
+    if (need > have)
+        return err_set(why, ERR_EXHAUSTED, "%u experts need %s, and %s are available; give this node fewer with --experts, or use --quantize",
+                       expert_set_count(p), memory_text(need, need_text), memory_text(have, have_text));
+    uint8_t *held = mem_zalloc(node_bitmap_row(s->node) * s->hp->n_layers);
+    if (held == NULL) return err_nomem(why, "experts");
+    for (uint32_t l = 0; l < s->hp->n_layers; l++)
+        for (uint32_t e = 0; e < s->hp->n_experts; e++)
+            if (expert_set_has(p, l, e)) held[l * node_bitmap_row(s->node) + e / 8] |= (uint8_t)(1u << (e % 8));
+    struct node_event ev = {.kind = NODE_ASSIGN, .assign = {0, held}};
+    step(s, &ev);
+    mem_free(held);
+    while (s->load_waits) run_load(s);
+    if (expert_store_count(s->store) != expert_set_count(p))
+        return err_set(why, ERR_CORRUPT, "%u of %u experts could be loaded; the log above says why",
+                       expert_store_count(s->store), expert_set_count(p));
+    return ERR_OK;
+}
+
+static void pump(void *ctx)
+{
+    rpc_poll(((struct service *)ctx)->cfg.rpc, 0);
+}
+
+enum err_code service_open(const struct service_cfg *cfg, struct service **out, struct err *why)
+{
+    struct service *s = mem_zalloc(sizeof *s);
+    if (s == NULL) return err_nomem(why, "expert node");
+    s->cfg = *cfg;
+    s->hp = model_file_hparams(cfg->file);
+    s->incarnation = clock_now_ns();
+    model_file_digest(cfg->file, cfg->quantize, s->digest);
+    struct node_cfg nc = {s->hp->n_layers, s->hp->n_experts, s->hp->is_moe, MAX_BATCH_ROWS, MAX_QUEUED};
+    enum err_code rc = node_open(&nc, &s->node, why);
+    if (rc == ERR_OK) rc = expert_store_open(cfg->file, cfg->quantize, cfg->kernels, &s->store, why);
+    s->held_maps = mem_zalloc_array(s->hp->n_layers, sizeof *s->held_maps);
+    s->tasks = mem_zalloc_array(s->hp->n_experts + 1, sizeof *s->tasks);
+    s->health = rpc_health_open();
+    if (rc == ERR_OK && (s->held_maps == NULL || s->tasks == NULL || s->health == NULL)) rc = err_nomem(why, "expert node");
+    if (rc == ERR_OK && cfg->pinned != NULL) rc = load_pinned(s, why);
+    if (rc == ERR_OK) {
+        struct rpc_method methods[4] = {
+            {"/moesaic.v1.ExpertService/Stream", on_call, {on_message, on_half_close, on_done}, s},
+            {"/moesaic.v1.ExpertService/Describe", describe_call, {describe_message, NULL, describe_done}, s}};
+        rpc_health_methods(s->health, methods + 2);
+        rc = rpc_server_open(cfg->rpc, cfg->listen, methods, 4, &s->server, why);
+    }
+    if (rc != ERR_OK) {
+        service_close(s);
+        return rc;
+    }
+    rpc_health_set(s->health, true);
+    rpc_set_spin(cfg->rpc, cfg->spin_us);
+    workers_set_pump(cfg->workers, pump, s);
+    *out = s;
+    return ERR_OK;
+}
+
+unsigned service_port(const struct service *s)
+{
+    return rpc_server_port(s->server);
+}
+
+uint32_t service_held(const struct service *s)
+{
+    return expert_store_count(s->store);
+}
+
+uint64_t service_bytes(const struct service *s)
+{
+    return expert_store_bytes(s->store);
+}
+
+void service_run(struct service *s)
+{
+    bool told = false;
+    for (;;) {
+        if (atomic_load(&s->stop) && !told) {
+            told = true;
+            struct expert_reply r = {.kind = EXPERT_REPLY_DRAINING};
+            rpc_health_set(s->health, false);
+            for (struct stream *st = s->streams; st != NULL; st = st->next) send_reply(st, &r, NULL, 0);
+        }
+        /* A batch before a load: loading is the patient part. */
+        if (s->batch != NULL) run_batch(s);
+        else if (s->load_waits) run_load(s);
+        else if (told && !node_busy(s->node)) return;
+        bool busy = s->batch != NULL || s->load_waits;
+        rpc_poll(s->cfg.rpc, busy ? 0 : IDLE_WAIT_US);
+    }
+}
+
+void service_stop(struct service *s)
+{
+    atomic_store(&s->stop, true);
+    rpc_wake(s->cfg.rpc);
+}
+
+void service_close(struct service *s)
+{
+    if (s == NULL) return;
+    workers_set_pump(s->cfg.workers, NULL, NULL);
+    if (s->health != NULL) rpc_health_finish(s->health);
+    if (s->server != NULL) rpc_server_close(s->server, DRAIN_GRACE_MS);
+    assert(s->streams == NULL);
+    /* A step that came in while the port was being closed: its stream is gone. */
+    for (uint32_t i = 0; s->batch != NULL && i < s->batch->n_requests; i++) free_item((struct item *)s->batch->requests[i]);
+    rpc_health_close(s->health);
+    node_close(s->node);
+    expert_store_close(s->store);
+    mem_free(s->held_maps);
+    mem_free(s->in);
+    mem_free(s->out);
+    mem_free(s->tasks);
+    mem_free(s);
+}
