@@ -7,6 +7,7 @@
 int fault_set(struct fault *f, int status, const char *code, const char *param, const char *fmt, ...)
 {
     f->status = status;
+    f->n_prompt_tokens = f->n_ctx = 0;
     f->code = code;
     snprintf(f->param, sizeof f->param, "%s", param == NULL ? "" : param);
     va_list ap;
@@ -58,7 +59,9 @@ void error_body_put(struct buf *b, const struct fault *f)
     buf_puts(b, ",\"code\":");
     if (f->code == NULL) buf_puts(b, "null");
     else buf_put_json_string(b, f->code, strlen(f->code));
-    buf_printf(b, ",\"status\":%d}}", f->status);
+    buf_printf(b, ",\"status\":%d", f->status);
+    if (f->n_ctx > 0) buf_printf(b, ",\"n_prompt_tokens\":%u,\"n_ctx\":%u", f->n_prompt_tokens, f->n_ctx);
+    buf_puts(b, "}}");
 }
 
 const char *error_headers(int status)

@@ -2,6 +2,8 @@
 #ifndef MOESAIC_API_ERROR_BODY_H
 #define MOESAIC_API_ERROR_BODY_H
 
+#include <stdint.h>
+
 #include "common/base/buf.h"
 #include "common/base/err.h"
 
@@ -11,6 +13,7 @@ struct fault {
     const char *code; /* static, e.g. "model_not_found"; NULL: null */
     char param[64];   /* name of the parameter at fault; "": null */
     char text[512];
+    uint32_t n_prompt_tokens, n_ctx; /* of a prompt that is too long; else 0 */
 };
 
 /* Fill *f and answer `status`, so `return fault_set(...)` is the usual form. `param` and `code` may be NULL. */

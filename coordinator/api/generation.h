@@ -45,7 +45,9 @@ struct generation_event {
     float logprob;
     uint32_t n_top;
     struct generation_logprob top[LIMIT_TOP_LOGPROBS]; /* descending logprob, ties to the lower id */
+    bool is_eos;         /* TOKEN: it ends the output (FINISHED follows); counted, but its text is not shown */
     bool stopped_by_eos; /* FINISHED: eos (its token is sent as a TOKEN event too) or length */
+    uint32_t n_cached;   /* FINISHED: tokens of the prompt that came out of the prefix cache */
     const struct err *error; /* FAILED */
 };
 

@@ -1,0 +1,105 @@
+#include "coordinator/api/prompt.h"
+
+#include <string.h>
+
+#include "common/base/buf.h"
+#include "coordinator/text/tokenizer.h"
+
+/* The end of the run of bytes from `from` on that are all tainted or all not. */
+static size_t run_end(const char *taint, size_t from, size_t n)
+{
+    size_t i = from + 1;
+    while (i < n && (taint[i] != 0) == (taint[from] != 0)) i++;
+    return i;
+}
+
+/* Does this text mean something else when control tokens are recognized? */
+static enum err_code spells_control(const struct tokenizer *t, const char *text, size_t n, bool *spells, struct err *why)
+{
+    struct ids plain = {0}, parsed = {0};
+    enum err_code rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &plain, why);
+    if (rc == ERR_OK) rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &parsed, why);
+    if (rc == ERR_OK)
+        *spells = plain.len != parsed.len ||
+                  (plain.len > 0 && memcmp(plain.data, parsed.data, plain.len * sizeof *plain.data) != 0);
+    ids_free(&plain);
+    ids_free(&parsed);
+    return rc;
+}
+
+static enum err_code append_piece(const struct tokenizer *t, const char *text, size_t n, enum tokenizer_special special,
+                                  struct ids *out, struct err *why)
+{
+    if (n == 0) return ERR_OK;
+    struct ids piece = {0};
+    enum err_code rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, special, &piece, why);
+    if (rc == ERR_OK && !ids_append(out, piece.data, piece.len)) rc = err_nomem(why, "the prompt's tokens");
+    ids_free(&piece);
+    return rc;
+}
+
+/* Text is cut only around user text that spells a control token, which is then encoded without them; everything
+ * else is encoded in one piece, so that tokens merge across the borders of messages as they did in training. */
+enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint, size_t n,
+                                    struct ids *out, struct err *why)
+{
+    size_t piece = 0;
+    for (size_t at = 0; at < n;) {
+        size_t end = run_end(taint, at, n);
+        bool spells = false;
+        if (taint[at] != 0) {
+            enum err_code rc = spells_control(t, text + at, end - at, &spells, why);
+            if (rc != ERR_OK) return rc;
+        }
+        if (spells) {
+            enum err_code rc = append_piece(t, text + piece, at - piece, TOKENIZER_PARSE_SPECIAL, out, why);
+            if (rc == ERR_OK) rc = append_piece(t, text + at, end - at, TOKENIZER_NO_SPECIAL, out, why);
+            if (rc != ERR_OK) return rc;
+            piece = end;
+        }
+        at = end;
+    }
+    return append_piece(t, text + piece, n - piece, TOKENIZER_PARSE_SPECIAL, out, why);
+}
+
+static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text, struct buf *taint,
+                            struct err *why)
+{
+    (void)t;
+    (void)messages;
+    (void)text;
+    (void)taint;
+    return err_set(why, ERR_UNSUPPORTED, "chat templates");
+}
+
+int prompt_from_messages(const struct generation_model *model, const json_t *messages, struct ids *out,
+                         struct fault *why)
+{
+    if (model->chat_template == NULL)
+        return fault_set(why, 400, "no_chat_template", "messages",
+                         "the model '%.150s' has no chat template; use /v1/completions", model->id);
+    struct buf text = {0}, taint = {0};
+    struct err e;
+    enum err_code rc = render(model->chat_template, messages, &text, &taint, &e);
+    /* What a template raises, it raises about the messages. */
+    int status = 0;
+    if (rc == ERR_INVALID) status = fault_set(why, 400, "invalid_value", "messages", "%.500s", e.text);
+    else if (rc != ERR_OK) status = fault_from_err(why, &e);
+    if (status == 0) {
+        rc = prompt_encode_tainted(model->tokenizer, text.data, taint.data, text.len, out, &e);
+        if (rc != ERR_OK) status = fault_from_err(why, &e);
+    }
+    buf_free(&text);
+    buf_free(&taint);
+    return status;
+}
+
+int prompt_from_text(const struct generation_model *model, const char *text, size_t n, bool add_special, struct ids *out,
+                     struct fault *why)
+{
+    struct err e;
+    enum err_code rc = tokenizer_encode(model->tokenizer, text, n,
+                                        add_special ? TOKENIZER_ADD_CONFIG : TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL,
+                                        out, &e);
+    return rc == ERR_OK ? 0 : fault_from_err(why, &e);
+}

@@ -1,0 +1,69 @@
+/* request.h - a request's JSON body, checked and bounded. Pure, any thread.
+ * What would change the answer and is not built is refused by name, unless its value is neutral; fields not known
+ * are ignored, as OpenAI's servers do. Nothing is clamped silently. */
+#ifndef MOESAIC_API_REQUEST_H
+#define MOESAIC_API_REQUEST_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/limits.h"
+#include "coordinator/api/error_body.h"
+#include "coordinator/api/generation.h"
+
+enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION };
+
+/* Text or token ids. */
+struct request_prompt {
+    const char *text; /* NULL: ids; borrowed from the body */
+    size_t n_text;
+    int32_t *ids;     /* owned */
+    uint32_t n_ids;
+};
+
+struct request_string {
+    const char *s;
+    size_t n;
+};
+
+struct request {
+    enum request_kind kind;
+    json_t *body;     /* owns the strings below */
+    json_t *messages; /* chat: every content is a string */
+    struct request_prompt *prompts; /* completions */
+    uint32_t n_prompts;
+    bool has_max_tokens;
+    uint32_t max_tokens; /* not given: as many as that, if the context has them */
+    double temperature, top_p, min_p;
+    uint32_t top_k; /* 0: off */
+    bool has_seed;
+    uint64_t seed;
+    uint32_t n;
+    struct request_string stop[LIMIT_STOP_STRINGS];
+    uint32_t n_stop;
+    bool logprobs;
+    uint32_t top_logprobs;
+    bool echo, ignore_eos, stream, include_usage, return_token_ids;
+};
+
+/* Zero *out first. Returns 0, or the status of the fault; request_deinit in both cases. */
+int request_parse(enum request_kind kind, const char *body, size_t n, const struct generation_model *model,
+                  struct request *out, struct fault *why);
+void request_deinit(struct request *r);
+
+/* ---- for the parts of this module, and for other JSON endpoints ---- */
+
+/* A body that must be a JSON object. Gives a reference. */
+int request_body_object(const char *body, size_t n, json_t **out, struct fault *why);
+int request_messages(const json_t *given, json_t **out, struct fault *why);
+int request_prompts(const json_t *given, const struct generation_model *model, struct request *out, struct fault *why);
+/* An array of token ids. *ids: mem_free. `param` names it in messages. */
+int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n, struct fault *why);
+/* 400 if a parameter that is not built has a value that is not neutral. */
+int request_unbuilt(enum request_kind kind, const json_t *body, struct fault *why);
+/* 404 model_not_found, or 0. */
+int request_model(const json_t *body, const struct generation_model *model, struct fault *why);
+
+#endif
