@@ -11,6 +11,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/modelfile/safetensors.h"
+#include "coordinator/model/sampler.h"
 #include "tests/support/one_process.h"
 
 struct expected {
@@ -232,4 +233,96 @@ Test(golden, tiny_mixtral_in_bf16_is_no_worse_than_the_official_bf16_run)
 Test(golden, tiny_qwen3_moe_in_bf16_is_no_worse_than_the_official_bf16_run)
 {
     check_tiny("tiny-qwen3_moe-bf16", false);
+}
+
+/* ---- the demonstration model: trained, so its logits have the spread of a real one ---------------- */
+
+/* Log-probabilities of the tokens of a passage, each given those before it. */
+static void check_passage(struct one_process *o, const json_t *passage, double *sum_sq, double *drift, size_t *count)
+{
+    const json_t *ids = json_object_get(passage, "ids"), *want = json_object_get(passage, "logprobs");
+    const uint32_t n = (uint32_t)json_array_size(ids), vocab = model_hparams(o->model)->vocab;
+    cr_assert(n >= 2 && json_array_size(want) == n - 1);
+    int32_t *tokens = mem_zalloc_array(n, sizeof *tokens);
+    float *logits = mem_zalloc_array((size_t)n * vocab, sizeof *logits);
+    cr_assert(tokens && logits);
+    for (uint32_t i = 0; i < n; i++) tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    struct one_sequence s = one_sequence(o, n);
+    one_prompt(o, &s, tokens, n, 48, logits);
+    for (uint32_t i = 0; i + 1 < n; i++) {
+        float got = sampler_logprob(o->kernels, logits + (size_t)i * vocab, vocab, tokens[i + 1]);
+        double d = (double)got - json_number_value(json_array_get(want, i));
+        *sum_sq += d * d;
+        *drift += d;
+        ++*count;
+    }
+    mem_free(tokens);
+    mem_free(logits);
+}
+
+/* What quantizing may add: the error of 8-bit weights and inputs, measured at 2.5 times that of bf16 rounding. */
+static void check_demo(const char *quantize, double allowed)
+{
+    const char *dir = PROJECT_ROOT "/deploy/demo";
+    struct expected x;
+    struct one_process o;
+    expected_open(&x, dir);
+    one_open(&o, &(struct one_cfg){.path = dir, .quantize = quantize, .threads = 2, .max_rows = 64, .n_blocks = 64});
+    const uint32_t vocab = model_hparams(o.model)->vocab;
+    struct rms rms = {0};
+    uint32_t agreed = 0, decoded_all = 0;
+    for (int p = 0; p < 3; p++) {
+        char prompt[8];
+        uint64_t dims[2], n, n_rows, n_greedy;
+        snprintf(prompt, sizeof prompt, "p%d", p);
+        int32_t *ids = expected_get(&x, prompt, "ids", -1, dims);
+        n = dims[0];
+        int32_t *rows = expected_get(&x, prompt, "rows", -1, dims);
+        n_rows = dims[0];
+        float *logits = expected_get(&x, prompt, "logits", -1, dims);
+        int32_t *greedy = expected_get(&x, prompt, "greedy", -1, dims);
+        n_greedy = dims[0];
+        cr_assert(ids && rows && logits && greedy);
+        struct one_sequence s = one_sequence(&o, (uint32_t)(n + n_greedy));
+        one_feed(&o, &s, ids, (uint32_t)n, true, NULL);
+        for (uint64_t i = 0; i < n_rows; i++) {
+            const float *got = model_pass_logits(o.pass, (uint32_t)rows[i]);
+            for (uint32_t v = 0; v < vocab; v++) rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
+            rms.n += vocab;
+        }
+        int32_t decoded[64];
+        one_greedy(&o, &s, (uint32_t)n - 1, decoded, (uint32_t)n_greedy);
+        uint32_t same = 0;
+        while (same < n_greedy && decoded[same] == greedy[same]) same++;
+        agreed += same;
+        decoded_all += (uint32_t)n_greedy;
+        mem_free(ids);
+        mem_free(rows);
+        mem_free(logits);
+        mem_free(greedy);
+    }
+    double error = sqrt(rms.sum / (double)rms.n), sum_sq = 0, drift = 0;
+    size_t count = 0, i;
+    json_t *passage;
+    json_array_foreach(json_object_get(x.json, "passages"), i, passage) check_passage(&o, passage, &sum_sq, &drift, &count);
+    cr_assert_gt(count, 0u);
+    double official = number(x.json, "facts", "official_bf16_rms"), passages = sqrt(sum_sq / (double)count);
+    printf("golden demo %s: logits RMS %.3g (official bf16 %.3g); logprobs of %zu tokens: RMS %.3g, mean %+.2g; "
+           "greedy agrees for %u of %u tokens\n",
+           quantize, error, official, count, passages, drift / (double)count, agreed, decoded_all);
+    cr_expect_leq(error, allowed * official);
+    cr_expect_leq(passages, allowed * official);
+    cr_expect_leq(fabs(drift / (double)count), 0.1 * allowed * official, "errors must not lean to one side");
+    one_close(&o);
+    expected_close(&x);
+}
+
+Test(golden, the_demonstration_model_is_no_worse_than_the_official_bf16_run)
+{
+    check_demo("none", 1);
+}
+
+Test(golden, the_demonstration_model_in_q8_0)
+{
+    check_demo("q8_0", 2.5);
 }

@@ -2,6 +2,7 @@
  * what else is in the pass, on the number of threads or on the instruction set. */
 // links: model
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 
 #include "tests/support/one_process.h"
@@ -150,6 +151,44 @@ Test(same_bits, alone_or_among_seven_others)
         one_close(&o);
         mem_free(got);
         mem_free(want);
+    }
+}
+
+/* A row that is not finite is marked with its layer and disturbs nobody: the others keep their bits. */
+Test(same_bits, beside_a_row_that_is_not_finite)
+{
+    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+        struct one_process o;
+        open_model(&o, m, NULL, 2);
+        const struct hparams *hp = model_hparams(o.model);
+        float *want = mem_zalloc_array(2 * (size_t)hp->vocab, sizeof *want);
+        cr_assert(want);
+        for (int broken = 0; broken < 3; broken++) {
+            struct one_sequence s[3] = {one_sequence(&o, 4), one_sequence(&o, 4), one_sequence(&o, 4)};
+            struct model_row rows[3];
+            for (int i = 0; i < 3; i++)
+                rows[i] = (struct model_row){.token = 5 + i, .position = 0, .blocks = s[i].blocks, .wants_logits = true};
+            model_begin(o.pass, rows, 3);
+            float *hidden = (float *)(uintptr_t)model_pass_hidden(o.pass);
+            if (broken == 1) hidden[hp->hidden + 3] = (float)NAN;
+            if (broken == 2) hidden[hp->hidden + 3] = 3e38f; /* its square overflows: the norm row becomes 0 */
+            for (uint32_t l = 0; l < hp->n_layers; l++) {
+                if (broken == 2 && l == 1) hidden[hp->hidden] = -(float)INFINITY;
+                model_attention(o.pass, o.kv, l, o.workers);
+                one_run_experts(&o, l, 3);
+                model_combine(o.pass, l, o.workers);
+            }
+            model_head(o.pass, o.workers);
+            for (uint32_t i = 0; i < 2; i++) {
+                float *row = want + i * hp->vocab;
+                if (broken == 0) memcpy(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row);
+                cr_expect_eq(memcmp(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row), 0, "%s", models[m].name);
+                cr_expect_eq(model_pass_bad_layer(o.pass, 2 * i), -1);
+            }
+            cr_expect_eq(model_pass_bad_layer(o.pass, 1), broken - 1, "%s, broken %d", models[m].name, broken);
+        }
+        mem_free(want);
+        one_close(&o);
     }
 }
 
