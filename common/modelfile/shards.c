@@ -24,11 +24,6 @@ char *shards_join(const char *dir, const char *name)
     return p;
 }
 
-static int by_shard_name(const void *a, const void *b)
-{
-    return strcmp(((const struct shard *)a)->name, ((const struct shard *)b)->name);
-}
-
 static int by_tensor_name(const void *a, const void *b)
 {
     return strcmp(((const struct shard_entry *)a)->tensor->name,
@@ -61,6 +56,28 @@ static bool is_plain_name(const json_t *v)
            name[0] != '.' && strchr(name, '/') == NULL && strlen(name) < 256;
 }
 
+/* Into the sorted list, unless it is there. */
+static enum err_code add_shard(struct shards *s, const char *name, struct err *why)
+{
+    uint32_t lo = 0, hi = s->n;
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+        int order = strcmp(s->items[mid].name, name);
+        if (order == 0) return ERR_OK;
+        if (order < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (s->n == LIMIT_SHARDS) return err_set(why, ERR_CORRUPT, "more than %u shards", LIMIT_SHARDS);
+    char *copy = mem_strdup(name);
+    if (copy == NULL) return err_nomem(why, "a shard's name");
+    memmove(&s->items[lo + 1], &s->items[lo], (s->n - lo) * sizeof *s->items);
+    s->items[lo] = (struct shard){.name = copy};
+    s->n++;
+    return ERR_OK;
+}
+
 /* The set of file names in the map, sorted, into s->items. */
 static enum err_code list_shards(json_t *map, struct shards *s, struct err *why)
 {
@@ -75,21 +92,12 @@ static enum err_code list_shards(json_t *map, struct shards *s, struct err *why)
                            json_object_iter_key(it),
                            json_is_string(v) ? json_string_value(v) : "(no text)");
         const char *name = json_string_value(v);
-        if (last != NULL && strcmp(last, name) == 0)
-            continue; /* nearly always; makes the search below rare */
+        if (last != NULL && strcmp(last, name) == 0) continue; /* nearly always */
         last = name;
-        bool known = false;
-        for (uint32_t i = 0; i < s->n && !known; i++)
-            known = strcmp(s->items[i].name, name) == 0;
-        if (known) continue;
-        if (s->n == LIMIT_SHARDS)
-            return err_set(why, ERR_CORRUPT, "more than %u shards", LIMIT_SHARDS);
-        s->items[s->n].name = mem_strdup(name);
-        if (s->items[s->n].name == NULL) return err_nomem(why, "a shard's name");
-        s->n++;
+        enum err_code rc = add_shard(s, name, why);
+        if (rc != ERR_OK) return rc;
     }
     if (s->n == 0) return err_set(why, ERR_CORRUPT, "'weight_map' names no file");
-    qsort(s->items, s->n, sizeof *s->items, by_shard_name);
     return ERR_OK;
 }
 

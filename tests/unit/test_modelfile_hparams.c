@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "common/modelfile/hparams.h"
+#include "common/modelfile/weights.h"
 #include "tests/unit/modelfile_fixture.h"
 
 static const char *const models[FAMILY_N] = {MODELS "tiny-mixtral", MODELS "tiny-qwen3_moe",
@@ -326,6 +327,52 @@ Test(modelfile_hparams, generation_config_is_checked_too)
                      why.text);
         if (cases[i].word)
             cr_expect(strstr(why.text, cases[i].word) != NULL, "%s: %s", cases[i].text, why.text);
+        scratch_close(&s);
+    }
+}
+
+/* The published models, from the keys that their config.json has; parameters as their authors count them. */
+Test(modelfile_hparams, published_models_have_their_published_size)
+{
+    static const struct {
+        const char *config;
+        uint64_t parameters;
+    } cases[] = {
+        {"{\"model_type\":\"mixtral\",\"hidden_size\":4096,\"intermediate_size\":14336,\"num_hidden_layers\":32,"
+         "\"num_attention_heads\":32,\"num_key_value_heads\":8,\"num_local_experts\":8,\"num_experts_per_tok\":2,"
+         "\"vocab_size\":32000,\"max_position_embeddings\":32768,\"tie_word_embeddings\":false}",
+         46702792704},
+        {"{\"model_type\":\"qwen3_moe\",\"hidden_size\":2048,\"intermediate_size\":6144,"
+         "\"moe_intermediate_size\":768,\"num_hidden_layers\":48,\"num_attention_heads\":32,"
+         "\"num_key_value_heads\":4,\"head_dim\":128,\"num_experts\":128,\"num_experts_per_tok\":8,"
+         "\"vocab_size\":151936,\"max_position_embeddings\":40960}",
+         30532122624},
+        {"{\"model_type\":\"qwen3_moe\",\"hidden_size\":4096,\"intermediate_size\":12288,"
+         "\"moe_intermediate_size\":1536,\"num_hidden_layers\":94,\"num_attention_heads\":64,"
+         "\"num_key_value_heads\":4,\"head_dim\":128,\"num_experts\":128,\"num_experts_per_tok\":8,"
+         "\"vocab_size\":151936,\"max_position_embeddings\":40960}",
+         235093634560},
+        {"{\"model_type\":\"olmoe\",\"hidden_size\":2048,\"intermediate_size\":1024,\"num_hidden_layers\":16,"
+         "\"num_attention_heads\":16,\"num_key_value_heads\":16,\"num_experts\":64,\"num_experts_per_tok\":8,"
+         "\"vocab_size\":50304,\"max_position_embeddings\":4096}",
+         6919161856},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct scratch s = scratch_open();
+        scratch_write(&s, "config.json", cases[i].config, strlen(cases[i].config));
+        struct hparams hp;
+        struct err why = {0};
+        cr_assert_eq(hparams_read(s.dir, &hp, &why), ERR_OK, "%s", why.text);
+        uint64_t sum = 0;
+        for (int role = 0; role < W_N_ROLES; role++)
+            for (uint32_t l = 0; l < (weight_scope(role) == SCOPE_MODEL ? 1 : hp.n_layers); l++) {
+                uint32_t n_dims;
+                uint64_t dims[2];
+                if (!weight_shape(&hp, role, l, &n_dims, dims)) continue;
+                sum += dims[0] * (n_dims == 2 ? dims[1] : 1) *
+                       (weight_scope(role) == SCOPE_EXPERT ? hp.n_experts : 1);
+            }
+        cr_expect_eq(sum, cases[i].parameters, "%s: %llu", hp.family_name, (unsigned long long)sum);
         scratch_close(&s);
     }
 }

@@ -1,8 +1,9 @@
 /* How much memory a model takes, and the text that names sets of experts. */
-// links: modelfile
+// links: modelfile kernels
 #include <criterion/criterion.h>
 
 #include "common/base/mem.h"
+#include "common/kernels/kernels.h"
 #include "common/modelfile/plan.h"
 #include "tests/unit/modelfile_fixture.h"
 
@@ -119,6 +120,27 @@ Test(modelfile_plan, packed_sizes_follow_the_layout)
     cr_expect_eq(plan_packed_bytes(DTYPE_BF16, 32, 64), 2 * 16 * 64 * 2);
     cr_expect_eq(plan_packed_bytes(DTYPE_Q8_0, 32, 64), 2 * (16 * 64 + 2 * 32));
     cr_expect_eq(plan_packed_bytes(DTYPE_Q8_0, 32, 32), 2 * 576, "512 + 32 bytes, to 64");
+}
+
+Test(modelfile_plan, packed_sizes_are_those_of_the_kernels)
+{
+    static const struct {
+        enum dtype dtype;
+        enum pack_format format;
+        enum row_format input;
+    } kinds[] = {{DTYPE_F32, PACK_F32, ROW_F32},
+                 {DTYPE_F16, PACK_F32, ROW_BF16},
+                 {DTYPE_BF16, PACK_BF16, ROW_BF16},
+                 {DTYPE_Q8_0, PACK_Q8_0, ROW_Q8}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (uint32_t n = 1; n < 100; n += 7)
+            for (uint32_t k = 2; k <= 320;
+                 k += kinds[i].dtype == DTYPE_Q8_0 && k % 32 == 0 ? 32 : 2) {
+                struct packed w;
+                if (!packed_shape(kinds[i].format, kinds[i].input, n, k, &w)) continue;
+                cr_expect_eq(plan_packed_bytes(kinds[i].dtype, n, k), packed_bytes(&w),
+                             "%s [%u, %u]", dtype_name(kinds[i].dtype), n, k);
+            }
 }
 
 static struct model_file *open_ok(const char *dir)
