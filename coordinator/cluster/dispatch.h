@@ -57,4 +57,59 @@ struct dispatch;
 void dispatch_node_stats(const struct dispatch *d, uint32_t node, struct dispatch_node_stats *out);
 uint64_t dispatch_replays(const struct dispatch *d); /* result rows asked for again */
 
+/* ---- what the engine calls; a driver needs none of it ------------------------------------------
+ *
+ * One lot per slot: the entries (row, k) of one MoE layer of the pass in that slot. An entry is unsent, in a step
+ * (queued behind the limit of its lane, or sent), or answered. Nothing here fails for want of memory after open:
+ * entries for which no step can be had stay unsent and are looked at again 10 ms later. */
+
+#define DISPATCH_DECODE_OUTSTANDING 64u     /* steps per node; more wait at home */
+#define DISPATCH_RETRY_US           100000u /* after every live replica has refused an expert */
+#define DISPATCH_NOMEM_RETRY_US     10000u
+
+struct dispatch_shape {
+    uint32_t n_layers, n_experts, top_k;
+    uint32_t decode_slots, n_slots; /* slots below decode_slots use the decode lane, the others the bulk lane */
+    uint32_t max_rows;              /* of any pass */
+};
+
+/* The placement is acquired; it must have the layers and experts of the shape and at most cfg->n_nodes nodes. */
+enum err_code dispatch_open(const struct dispatch_cfg *cfg, const struct dispatch_shape *shape,
+                            struct placement *placement, struct dispatch **out, struct err *why);
+void dispatch_close(struct dispatch *d);
+
+/* Begin the lot of a slot (which has none): experts [n_rows, top_k] ascending, copied; rows with skip[row] set have
+ * no entries. */
+void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t layer, const uint16_t *experts,
+                    const bool *skip, uint32_t n_rows);
+/* Rows [first, first + n) are needed no more. Steps that serve only such rows are forgotten. */
+void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t first, uint32_t n);
+/* Forget the lot and its steps. */
+void dispatch_drop(struct dispatch *d, uint64_t now_us, uint32_t slot);
+
+uint32_t dispatch_n_open(const struct dispatch *d, uint32_t slot);   /* entries without an answer; 0: done */
+uint32_t dispatch_n_unsent(const struct dispatch *d, uint32_t slot); /* of these, not in a step: no node can be asked */
+/* An expert for which the rows [first, first + n) wait unsent; false if there is none. *n_live: nodes that hold it
+ * and are up (all of them refuse it), 0: none is up. */
+bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t first, uint32_t n, uint32_t *layer,
+                          uint32_t *expert, uint32_t *n_live);
+/* A step of the slot that was sent and not answered, NULL if there is none. */
+const struct dispatch_step *dispatch_first_sent(const struct dispatch *d, uint32_t slot);
+const struct dispatch_step *dispatch_find(const struct dispatch *d, uint64_t step);
+
+void dispatch_reply(struct dispatch *d, uint64_t now_us, uint64_t step);
+void dispatch_failed(struct dispatch *d, uint64_t now_us, uint64_t step);
+void dispatch_node_up(struct dispatch *d, uint64_t now_us, uint32_t node, enum dispatch_lane lane);
+void dispatch_node_down(struct dispatch *d, uint64_t now_us, uint32_t node, enum dispatch_lane lane);
+/* INVALID: not the shape of this dispatch. */
+enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us, struct placement *placement,
+                                     struct err *why);
+void dispatch_tick(struct dispatch *d, uint64_t now_us);
+/* When dispatch_tick has something to do; may be early. UINT64_MAX: never. */
+uint64_t dispatch_next_timer_us(const struct dispatch *d);
+
+/* The next step that is to be sent now, each once; NULL: no more. */
+const struct dispatch_step *dispatch_next_send(struct dispatch *d);
+bool dispatch_has_sends(const struct dispatch *d);
+
 #endif

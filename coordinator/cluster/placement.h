@@ -23,6 +23,8 @@ void placement_release(struct placement *p); /* NULL is fine */
 
 uint64_t placement_epoch(const struct placement *p);
 uint32_t placement_n_nodes(const struct placement *p);
+uint32_t placement_n_layers(const struct placement *p);
+uint32_t placement_n_experts(const struct placement *p);
 /* Replicas of one expert: count, and the nodes in order of preference. */
 uint32_t placement_replicas(const struct placement *p, uint32_t layer, uint32_t expert, const uint16_t **nodes);
 bool placement_holds(const struct placement *p, uint32_t node, uint32_t layer, uint32_t expert);

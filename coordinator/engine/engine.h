@@ -10,6 +10,10 @@
  *
  * A pass that waits for an expert no live node holds is in a visible state and goes on when a node is back; its
  * sequences fail at their deadline. A slot whose rows are all dead is dropped; late replies are unknown steps.
+ * A dead row beside live ones stays in its pass, whose attention goes on writing its keys and values: therefore the
+ * blocks of a sequence that left go back when its pass ends, not before.
+ * In the last layer only rows that want logits have experts: the result slots of the others hold rubbish, as those
+ * of dead rows do, and a prefill pass in which nobody wants logits ends there, without a combine and a head.
  * When KV blocks run out the youngest sequence gives its blocks back and is prefilled again later from its
  * tokens: because answers do not depend on chunking, nobody can tell. */
 #ifndef MOESAIC_ENGINE_H
@@ -32,6 +36,7 @@ struct engine_cfg {
     uint32_t n_kv_blocks;
     uint32_t chunk;                      /* most prompt rows in one prefill pass */
     uint32_t max_decode_rows;            /* most sequences in one decode pass */
+    uint32_t prefill_logit_rows;         /* most logit rows in one prefill pass (prompt_logits); 0: chunk */
     uint32_t decode_slots, prefill_slots;/* passes in flight; slot numbers: decode first */
     uint32_t max_running;                /* sequences with KV at once */
     uint32_t max_waiting;                /* then EXHAUSTED */
@@ -101,7 +106,7 @@ struct engine_row {
     bool wants_logits;
     bool samples;           /* its token continues the sequence (else: prompt logits only) */
     uint32_t output_index;  /* of the token it samples */
-    bool dead;              /* its sequence has left: results are not needed */
+    bool dead;              /* its sequence has left: results are not needed, experts and tokens not looked at */
 };
 
 struct engine_job {
