@@ -112,7 +112,7 @@ static bool repeat(struct jinja_run *r, const struct jinja_value *v, int64_t tim
     if (v->kind == JV_STRING) {
         size_t mark = jinja_mark(r);
         for (int64_t i = 0; i < times && v->str->len > 0; i++)
-            if (!jinja_emit_str(r, v->str) || !jinja_steps(r, 1)) return false;
+            if (!jinja_emit_str(r, v->str) || !jinja_steps(r, i % 16 == 0)) return false;
         return jinja_take(r, mark, out);
     }
     if (!jinja_new_list(r, v->kind, 0, out)) return false;

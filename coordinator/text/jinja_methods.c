@@ -48,7 +48,7 @@ static bool str_split(struct jinja_run *r, const struct jinja_value *self, const
         i += jinja_space_prefix(s->bytes + i, s->len - i);
         if (i == s->len) return true;
         size_t end = i;
-        if (left == 0) end = s->len - jinja_space_suffix(s->bytes, s->len);
+        if (left == 0) end = s->len; /* the rest keeps its white space at the end */
         while (left != 0 && end < s->len && jinja_space_prefix(s->bytes + end, s->len - end) == 0) end++;
         if (!jinja_substr(r, s, i, end - i, &part) || !jinja_list_push(r, out->list, part)) return false;
         if (left == 0) return true;
