@@ -364,8 +364,3 @@ void engine_driver_close(struct engine_driver *d)
     mem_free(d->job_waiting);
     mem_free(d);
 }
-
-struct node_driver *engine_driver_nodes(struct engine_driver *d)
-{
-    return d->nodes;
-}

@@ -39,6 +39,5 @@ void engine_driver_stop(struct engine_driver *d);
 void engine_driver_close(struct engine_driver *d);
 
 size_t engine_driver_bytes(const struct engine_driver_cfg *cfg); /* KV and scratch */
-struct node_driver *engine_driver_nodes(struct engine_driver *d);
 
 #endif

@@ -348,13 +348,6 @@ void node_driver_facts(const struct node_driver *d, uint32_t node, struct node_d
                                       node_link_bytes_per_second(l), d->usable[node], false};
 }
 
-bool node_driver_measured(const struct node_driver *d)
-{
-    for (uint32_t i = 0; i < d->cfg.n_targets; i++)
-        if (d->usable[i] && node_link_round_trip_us(d->links[i]) == 0) return false;
-    return true;
-}
-
 json_t *node_driver_nodes_json(const struct node_driver *d)
 {
     json_t *all = json_array();
@@ -366,11 +359,12 @@ json_t *node_driver_nodes_json(const struct node_driver *d)
         const char *state = f.local ? "ready" : node_link_state_name(node_link_state(d->links[i]));
         if (!f.local && !f.usable && strcmp(state, "ready") == 0) state = "suspect"; /* one lane of two is down */
         json_t *n = json_pack(
-            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i, "id", f.id, "state", state,
+            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i, "id", f.id, "state", state,
             "address", f.address, "kernels", f.kernels, "threads", f.threads, "experts", f.experts, "bytes",
             (json_int_t)f.bytes, "in_flight", s.in_flight, "rows_served", (json_int_t)s.rows, "steps", (json_int_t)s.steps,
             "replays_from", (json_int_t)s.replays_from, "bytes_out", (json_int_t)s.bytes_out, "bytes_in",
-            (json_int_t)s.bytes_in, "round_trip_p50_us", (json_int_t)s.p50_us, "round_trip_p99_us", (json_int_t)s.p99_us);
+            (json_int_t)s.bytes_in, "round_trip_p50_us", (json_int_t)s.p50_us, "round_trip_p99_us", (json_int_t)s.p99_us,
+            "link_round_trip_us", (json_int_t)f.round_trip_us, "link_bytes_per_second", (json_int_t)f.bytes_per_second);
         if (n != NULL && !f.local && !f.usable)
             json_object_set_new(n, "reason", json_string(node_link_reason(d->links[i])));
         json_array_append_new(all, n);

@@ -59,6 +59,5 @@ struct node_driver_facts {
     bool usable, local;
 };
 void node_driver_facts(const struct node_driver *d, uint32_t node, struct node_driver_facts *out);
-bool node_driver_measured(const struct node_driver *d); /* round trips of all usable nodes are known */
 
 #endif

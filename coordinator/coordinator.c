@@ -1,0 +1,420 @@
+#include "coordinator/coordinator.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "common/base/clock.h"
+#include "common/base/json.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "common/base/metrics.h"
+#include "common/base/options.h"
+#include "common/modelfile/plan.h"
+#include "common/rpc/frame.h"
+#include "common/sys/memory.h"
+#include "common/sys/watch.h"
+#include "coordinator/api/api.h"
+#include "coordinator/drivers/engine_driver.h"
+#include "coordinator/sizing.h"
+#include "coordinator/startup.h"
+#include "coordinator/text/chat_template.h"
+#include "coordinator/text/tokenizer.h"
+
+#define MAX_DECODE_ROWS 64u
+#define READY_TRY_MS    20u
+#define READY_TRIES     150u
+
+struct coordinator {
+    const struct coordinator_options *o;
+    char digest[33], name[256];
+    struct model_file *file;
+    const struct kernels *kernels;
+    struct workers *workers;
+    struct rpc *rpc;
+    struct rpc_server *grpc;
+    struct rpc_health *health;
+    struct expert_store *local;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat;
+    struct metrics *metrics;
+    struct client_driver *clients;
+    struct engine_driver *engine;
+    struct api *api;
+    struct sizing sizing;
+
+    struct watch *watch;
+    uv_loop_t loop;
+    bool loop_open;
+    uv_async_t signal, news;
+    uv_timer_t drain_timer, ready_timer;
+    _Atomic bool asked_to_stop, ready_news;
+    bool draining, printed, engine_stopped;
+    unsigned ready_tries;
+};
+
+/* ---- loop thread: the end --------------------------------------------------------------------- */
+
+static void close_handle(uv_handle_t *h, void *ctx)
+{
+    (void)ctx;
+    if (!uv_is_closing(h)) uv_close(h, NULL);
+}
+
+static void on_clients_closed(void *ctx)
+{
+    struct coordinator *c = ctx;
+    c->clients = NULL;
+    uv_walk(&c->loop, close_handle, NULL);
+}
+
+static void on_api_closed(void *ctx)
+{
+    struct coordinator *c = ctx;
+    c->api = NULL;
+    engine_driver_stop(c->engine); /* answers are out or their clients are gone */
+    client_driver_close(c->clients, on_clients_closed, c);
+}
+
+static void end_now(struct coordinator *c)
+{
+    if (c->engine_stopped) return;
+    c->engine_stopped = true;
+    uv_timer_stop(&c->drain_timer);
+    api_close(c->api, on_api_closed, c);
+}
+
+static void on_drained(void *ctx)
+{
+    end_now(ctx);
+}
+
+static void on_drain_late(uv_timer_t *t)
+{
+    log_warn("coordinator", "msg=\"the drain limit has passed; what is left is cut off\"");
+    end_now(t->data);
+}
+
+static void on_signal(uv_async_t *a)
+{
+    struct coordinator *c = a->data;
+    if (!atomic_load(&c->asked_to_stop) || c->draining) return;
+    c->draining = true;
+    log_info("coordinator", "msg=\"draining: requests under way are finished\"");
+    uv_timer_start(&c->drain_timer, on_drain_late, c->o->drain_ms, 0);
+    api_drain(c->api, on_drained, c);
+}
+
+/* Watch thread. */
+static void on_watch(void *ctx, enum watch_event ev)
+{
+    struct coordinator *c = ctx;
+    if (ev != WATCH_STOP || !c->loop_open) _exit(ev == WATCH_STOP ? 0 : ev == WATCH_ORPHAN ? 0 : 1);
+    atomic_store(&c->asked_to_stop, true);
+    uv_async_send(&c->signal);
+}
+
+/* ---- readiness -------------------------------------------------------------------------------- */
+
+/* Engine thread. */
+static void on_node_changed(void *ctx, uint32_t node, bool usable, const char *reason)
+{
+    struct coordinator *c = ctx;
+    (void)reason;
+    char line[128];
+    snprintf(line, sizeof line, "{\"event\": \"node\", \"node\": %u, \"usable\": %s}", node, usable ? "true" : "false");
+    watch_tell_parent(c->o->parent_fd, line);
+}
+
+static void on_ready_changed(void *ctx, bool ready)
+{
+    struct coordinator *c = ctx;
+    if (!ready) watch_tell_parent(c->o->parent_fd, "{\"event\": \"unready\"}");
+    atomic_store(&c->ready_news, ready);
+    uv_async_send(&c->news);
+}
+
+static void on_ready_tick(uv_timer_t *t);
+
+static void listen_text(const char *address, unsigned port, char *out, size_t cap)
+{
+    char host[256];
+    unsigned asked;
+    struct err why;
+    if (options_address(address, "127.0.0.1", 0, host, &asked, &why) != ERR_OK) host[0] = '\0';
+    snprintf(out, cap, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
+}
+
+static void announce(struct coordinator *c, const json_t *cluster)
+{
+    char http[300], grpc[300], line[800];
+    listen_text(c->o->http, (unsigned)api_port(c->api), http, sizeof http);
+    listen_text(c->o->grpc, rpc_server_port(c->grpc), grpc, sizeof grpc);
+    if (!c->printed) {
+        struct startup_facts f = {.name = c->name, .file = c->file, .quantize = c->o->quantize, .kernels = c->kernels->name,
+                                  .threads = c->o->threads, .sizing = &c->sizing, .http = http, .grpc = grpc,
+                                  .cluster = cluster, .replicas = c->o->replicas, .chat = c->chat != NULL};
+        startup_print(&f);
+        c->printed = true;
+    }
+    snprintf(line, sizeof line, "{\"event\": \"ready\", \"http\": \"%s\", \"grpc\": \"%s\"}", http, grpc);
+    watch_tell_parent(c->o->parent_fd, line);
+}
+
+/* The block shows round trips, so it waits until they are measured (milliseconds), but not for ever. */
+static void on_cluster(void *ctx, const char *text)
+{
+    struct coordinator *c = ctx;
+    json_t *cluster = NULL;
+    struct err why;
+    if (!atomic_load(&c->ready_news) || c->draining) return;
+    if (json_parse(text, strlen(text), LIMIT_JSON_DEPTH, &cluster, &why) == ERR_OK &&
+        (startup_measured(cluster) || c->printed || ++c->ready_tries > READY_TRIES)) {
+        announce(c, cluster);
+    } else {
+        uv_timer_start(&c->ready_timer, on_ready_tick, READY_TRY_MS, 0);
+    }
+    json_decref(cluster);
+}
+
+static void on_ready_tick(uv_timer_t *t)
+{
+    struct coordinator *c = t->data;
+    struct generation_service service;
+    client_driver_service(c->clients, &service);
+    service.cluster(service.self, on_cluster, c);
+}
+
+static void on_news(uv_async_t *a)
+{
+    struct coordinator *c = a->data;
+    if (atomic_load(&c->ready_news) && !c->draining) on_ready_tick(&c->ready_timer);
+}
+
+/* ---- start ------------------------------------------------------------------------------------ */
+
+static enum err_code check_address(const char *option, const char *address, bool insecure, struct err *why)
+{
+    char host[256];
+    unsigned port;
+    enum err_code rc = options_address(address, "127.0.0.1", 0, host, &port, why);
+    if (rc != ERR_OK) return err_wrap(why, rc, "--%s", option);
+    if (insecure || options_is_loopback(host)) return ERR_OK;
+    return err_set(why, ERR_INVALID,
+                   "--%s=%s is reachable from other machines, and there are no keys and no encryption yet: whoever reaches it "
+                   "can use the model. Put a proxy in front, or say --insecure on a trusted network", option, address);
+}
+
+static enum err_code check_nodes(const struct coordinator_options *o, struct err *why)
+{
+    if (o->n_nodes > 0 && o->replicas > o->n_nodes)
+        return err_set(why, ERR_INVALID, "--replicas=%u is more than the %u nodes: copies of an expert live on different nodes",
+                       o->replicas, o->n_nodes);
+    for (uint32_t i = 0; i < o->n_nodes; i++)
+        for (uint32_t j = 0; j < i; j++)
+            if (strcmp(o->nodes[i], o->nodes[j]) == 0) return err_set(why, ERR_INVALID, "--nodes: %s is there twice", o->nodes[i]);
+    for (uint32_t i = 0; i < o->n_nodes; i++) {
+        char host[256];
+        unsigned port;
+        enum err_code rc = options_address(o->nodes[i], "127.0.0.1", 7070, host, &port, why);
+        if (rc != ERR_OK) return err_wrap(why, rc, "--nodes");
+        if (!o->insecure && !options_is_loopback(host))
+            return err_set(why, ERR_INVALID,
+                           "--nodes: %s is another machine, and the link to it has no encryption yet: whoever is on the way can read "
+                           "and change what is computed. Say --insecure on a trusted network", o->nodes[i]);
+    }
+    return ERR_OK;
+}
+
+static enum err_code load_local_experts(struct coordinator *c, struct err *why)
+{
+    const struct hparams *hp = model_file_hparams(c->file);
+    enum err_code rc = expert_store_open(c->file, c->o->quantize, c->kernels, &c->local, why);
+    for (uint32_t l = 0; l < hp->n_layers && rc == ERR_OK; l++)
+        for (uint32_t e = 0; e < hp->n_experts && hp->is_moe[l] && rc == ERR_OK; e++)
+            rc = expert_store_load(c->local, l, e, c->workers, why);
+    return rc;
+}
+
+static void served_name(struct coordinator *c)
+{
+    if (c->o->name != NULL) {
+        snprintf(c->name, sizeof c->name, "%s", c->o->name);
+        return;
+    }
+    char real[4096];
+    const char *path = realpath(c->o->model, real) != NULL ? real : c->o->model;
+    const char *slash = strrchr(path, '/');
+    snprintf(c->name, sizeof c->name, "%s", slash != NULL && slash[1] != '\0' ? slash + 1 : path);
+}
+
+static enum err_code load(struct coordinator *c, struct err *why)
+{
+    const struct coordinator_options *o = c->o;
+    enum err_code rc = check_address("http", o->http, o->insecure, why);
+    if (rc == ERR_OK) rc = check_address("grpc", o->grpc, o->insecure, why);
+    if (rc == ERR_OK) rc = check_nodes(o, why);
+    if (rc == ERR_OK) rc = kernels_pick(o->cpu, &c->kernels, why);
+    if (rc == ERR_OK) rc = model_file_open(o->model, &c->file, why);
+    if (rc != ERR_OK) return rc;
+    if (strcmp(c->kernels->name, "ref") == 0 && o->cpu == NULL)
+        log_warn("coordinator", "msg=\"this CPU has no AVX2 and FMA: the portable kernels work, slowly\"");
+    served_name(c);
+    model_file_digest(c->file, o->quantize, c->digest);
+    struct sizing_input in = {.file = c->file, .local_experts = o->n_nodes == 0, .ctx = o->ctx, .kv_bytes = o->kv_bytes,
+                              .chunk = o->chunk, .available_bytes = memory_available()};
+    quantize_find(o->quantize, &in.quantize);
+    rc = sizing_decide(&in, &c->sizing, why);
+    if (rc == ERR_OK) rc = tokenizer_open(o->model, &c->tokenizer, why);
+    if (rc != ERR_OK) return rc;
+    struct err chat_why;
+    enum err_code chat = chat_template_open(o->model, &c->chat, &chat_why);
+    if (chat != ERR_OK && chat != ERR_NOT_FOUND)
+        log_warn("coordinator", "msg=\"no chat: %s\"", chat_why.text); /* completions work without one */
+    rc = rpc_open(&c->rpc, why);
+    if (rc == ERR_OK) rc = workers_open(o->threads, o->spin_us, &c->workers, why);
+    if (rc == ERR_OK) rc = model_open(c->file, o->quantize, c->kernels, c->workers, &c->model, why);
+    if (rc == ERR_OK && o->n_nodes == 0) rc = load_local_experts(c, why);
+    return rc;
+}
+
+static enum err_code open_drivers(struct coordinator *c, struct err *why)
+{
+    const struct coordinator_options *o = c->o;
+    bool remote = o->n_nodes > 0;
+    c->metrics = metrics_open();
+    if (c->metrics == NULL) return err_nomem(why, "metrics");
+    struct engine_driver_cfg cfg = {.file = c->file,
+                                    .model = c->model,
+                                    .kernels = c->kernels,
+                                    .workers = c->workers,
+                                    .local = c->local,
+                                    .quantize = o->quantize,
+                                    .targets = o->nodes,
+                                    .n_targets = o->n_nodes,
+                                    .replicas = o->replicas,
+                                    .placement_seed = o->placement_seed,
+                                    .ctx = c->sizing.ctx,
+                                    .chunk = o->chunk,
+                                    .n_kv_blocks = c->sizing.n_kv_blocks,
+                                    .max_waiting = o->queue,
+                                    .max_running = c->sizing.max_running,
+                                    .max_decode_rows = MAX_DECODE_ROWS,
+                                    /* With nodes, attention of one pass overlaps the experts of another. */
+                                    .decode_slots = remote ? 2 : 1,
+                                    .prefill_slots = remote ? 2 : 1,
+                                    .spin_us = o->spin_us,
+                                    .metrics = c->metrics,
+                                    .node_changed = on_node_changed,
+                                    .ready_changed = on_ready_changed,
+                                    .callback_ctx = c};
+    enum err_code rc = engine_driver_open(&cfg, c->rpc, &c->engine, why);
+    if (rc == ERR_OK) rc = client_driver_open(&c->loop, engine_driver_wake, c->engine, &c->clients, why);
+    return rc;
+}
+
+static enum err_code open_api(struct coordinator *c, struct err *why)
+{
+    const struct hparams *hp = model_file_hparams(c->file);
+    enum quantize q = QUANTIZE_NONE;
+    quantize_find(c->o->quantize, &q);
+    struct api_cfg cfg = {.addresses = c->o->http,
+                          .model = {.id = c->name,
+                                    .created = clock_unix_seconds(),
+                                    .ctx = c->sizing.ctx,
+                                    .vocab = hp->vocab,
+                                    .n_layers = hp->n_layers,
+                                    .n_experts = hp->n_experts,
+                                    .top_k = hp->top_k,
+                                    .n_params = plan_params(c->file).total,
+                                    .bytes = c->sizing.weights_bytes,
+                                    .tokenizer = c->tokenizer,
+                                    .chat_template = c->chat,
+                                    .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
+                                    .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,
+                                    .default_top_k = hp->do_sample ? hp->top_k_default : 0,
+                                    .digest = c->digest,
+                                    .request_ms = c->o->request_ms},
+                          .metrics = c->metrics,
+                          .version = MOESAIC_VERSION,
+                          .git = "",
+                          .build = c->kernels->name,
+
+                          .protocol_version = FRAME_PROTOCOL};
+    client_driver_service(c->clients, &cfg.service);
+    return api_open(&c->loop, &cfg, &c->api, why);
+}
+
+static enum err_code open_grpc(struct coordinator *c, struct err *why)
+{
+    struct rpc_method methods[2];
+    c->health = rpc_health_open();
+    if (c->health == NULL) return err_nomem(why, "gRPC health");
+    rpc_health_methods(c->health, methods);
+    rpc_health_set(c->health, true);
+    return rpc_server_open(c->rpc, c->o->grpc, methods, 2, &c->grpc, why);
+}
+
+static void init_handles(struct coordinator *c)
+{
+    uv_async_init(&c->loop, &c->signal, on_signal);
+    uv_async_init(&c->loop, &c->news, on_news);
+    uv_timer_init(&c->loop, &c->drain_timer);
+    uv_timer_init(&c->loop, &c->ready_timer);
+    c->signal.data = c->news.data = c->drain_timer.data = c->ready_timer.data = c;
+    c->loop_open = true;
+}
+
+static void close_rest(struct coordinator *c)
+{
+    if (c->loop_open) {
+        uv_walk(&c->loop, close_handle, NULL);
+        uv_run(&c->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&c->loop);
+    }
+    if (c->health != NULL) rpc_health_finish(c->health);
+    if (c->grpc != NULL) rpc_server_close(c->grpc, 0);
+    rpc_health_close(c->health);
+    engine_driver_close(c->engine);
+    model_close(c->model);
+    expert_store_close(c->local);
+    workers_close(c->workers);
+    if (c->rpc != NULL) rpc_close(c->rpc);
+    chat_template_close(c->chat);
+    tokenizer_close(c->tokenizer);
+    metrics_close(c->metrics);
+    model_file_close(c->file);
+}
+
+enum err_code coordinator_run(const struct coordinator_options *o, struct err *why)
+{
+    struct coordinator *c = mem_zalloc(sizeof *c);
+    if (c == NULL) return err_nomem(why, "coordinator");
+    c->o = o;
+    enum err_code rc = watch_open(o->parent_fd, on_watch, c, &c->watch, why);
+    if (rc == ERR_OK) rc = load(c, why);
+    if (rc == ERR_OK) {
+        uv_loop_init(&c->loop);
+        init_handles(c);
+        rc = open_drivers(c, why);
+    }
+    if (rc == ERR_OK) rc = open_api(c, why);
+    if (rc == ERR_OK) rc = open_grpc(c, why);
+    if (rc == ERR_OK) rc = engine_driver_start(c->engine, c->clients, why);
+    if (rc == ERR_OK) {
+        if (atomic_load(&c->asked_to_stop)) uv_async_send(&c->signal);
+        uv_run(&c->loop, UV_RUN_DEFAULT);
+        log_info("coordinator", "msg=\"drained, ending\"");
+    } else {
+        if (c->api != NULL) api_close(c->api, NULL, NULL);
+        if (c->clients != NULL) client_driver_close(c->clients, NULL, NULL);
+    }
+    watch_close(c->watch);
+    close_rest(c);
+    mem_free(c);
+    return rc;
+}
