@@ -12,6 +12,12 @@ static uint32_t hash(const char *s, size_t n)
     return (uint32_t)(h ^ h >> 29 ^ h >> 43);
 }
 
+/* Only for a slot that is not empty. */
+static uint32_t slot_id(uint64_t slot)
+{
+    return (uint32_t)slot - 1;
+}
+
 enum err_code vocab_init(struct vocab *v, uint32_t n_ids, struct err *why)
 {
     *v = (struct vocab){0};
@@ -40,14 +46,16 @@ void vocab_deinit(struct vocab *v)
     *v = (struct vocab){0};
 }
 
-/* The slot that holds the text, or the empty one where it belongs. */
-static uint32_t *slot_of(const struct vocab *v, const char *text, size_t n)
+/* The slot that holds the text, or the empty one where it belongs. Comparing hashes first keeps the
+ * probes of a miss inside the table; a fifth of the time of opening a large file went there. */
+static uint64_t *slot_of(const struct vocab *v, const char *text, size_t n)
 {
-    for (uint32_t i = hash(text, n) & v->mask;; i = (i + 1) & v->mask) {
-        uint32_t id = v->slots[i];
-        if (id == 0) return &v->slots[i];
-        id--;
-        if (v->len[id] == n && memcmp(v->bytes.data + v->off[id], text, n) == 0) return &v->slots[i];
+    uint32_t h = hash(text, n);
+    for (uint32_t i = h & v->mask;; i = (i + 1) & v->mask) {
+        uint64_t *slot = &v->slots[i];
+        uint32_t id = slot_id(*slot);
+        if (*slot == 0) return slot;
+        if (*slot >> 32 == h && v->len[id] == n && memcmp(v->bytes.data + v->off[id], text, n) == 0) return slot;
     }
 }
 
@@ -57,13 +65,13 @@ enum err_code vocab_add(struct vocab *v, uint32_t id, const char *text, size_t n
     int cut = n > 40 ? 40 : (int)n;
     if (id >= v->n_ids)
         return err_set(why, ERR_CORRUPT, "token '%.*s': id %u, but there are %u ids", cut, text, id, v->n_ids);
-    uint32_t *slot = slot_of(v, text, n);
-    if (*slot == id + 1) {
+    uint64_t *slot = slot_of(v, text, n);
+    if (*slot != 0 && slot_id(*slot) == id) {
         v->flags[id] |= (uint8_t)flags;
         return ERR_OK;
     }
     if (*slot != 0)
-        return err_set(why, ERR_CORRUPT, "token '%.*s' has two ids, %u and %u", cut, text, *slot - 1, id);
+        return err_set(why, ERR_CORRUPT, "token '%.*s' has two ids, %u and %u", cut, text, slot_id(*slot), id);
     if (v->flags[id] != 0) {
         size_t had_n = 0;
         const char *had = vocab_text(v, (int32_t)id, &had_n);
@@ -77,13 +85,14 @@ enum err_code vocab_add(struct vocab *v, uint32_t id, const char *text, size_t n
     buf_append(&v->bytes, text, n);
     if (v->bytes.failed) return err_nomem(why, "vocabulary");
     v->flags[id] = (uint8_t)flags;
-    *slot = id + 1;
+    *slot = (uint64_t)hash(text, n) << 32 | (id + 1);
     return ERR_OK;
 }
 
 int32_t vocab_find(const struct vocab *v, const char *text, size_t n)
 {
-    return v->slots == NULL ? -1 : (int32_t)*slot_of(v, text, n) - 1;
+    uint64_t slot = v->slots == NULL ? 0 : *slot_of(v, text, n);
+    return slot == 0 ? -1 : (int32_t)slot_id(slot);
 }
 
 int32_t vocab_find_model(const struct vocab *v, const char *text, size_t n)

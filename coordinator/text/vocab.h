@@ -22,7 +22,7 @@ struct vocab {
     uint32_t *off, *len; /* [n_ids] */
     uint8_t *flags;      /* [n_ids], 0: a hole */
     uint32_t n_ids;
-    uint32_t *slots; /* [mask + 1] id + 1, or 0; open addressing */
+    uint64_t *slots; /* [mask + 1] hash << 32 | id + 1, or 0; open addressing */
     uint32_t mask;
 };
 
