@@ -41,7 +41,7 @@ static bool power(struct jinja_run *r, int64_t base, int64_t exponent, int64_t *
 
 static bool integers(struct jinja_run *r, uint16_t op, int64_t a, int64_t b, struct jinja_value *out)
 {
-    int64_t n;
+    int64_t n = 0;
     switch (op) {
     case '+':
         if (__builtin_add_overflow(a, b, &n)) return overflow(r);

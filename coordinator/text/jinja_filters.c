@@ -148,7 +148,7 @@ static bool f_int(struct jinja_run *r, in_t in, args_t a, struct jinja_value *ou
 {
     const struct jinja_value *otherwise = jinja_arg(a, 0, "default"), *base = jinja_arg(a, 1, "base");
     int radix = base != NULL && base->kind == JV_INT && base->integer >= 2 && base->integer <= 36 ? (int)base->integer : 10;
-    double f = NAN;
+    double f = (double)NAN;
     int64_t i;
     if (in->kind == JV_UNDEFINED) return jinja_fail(r, "an undefined value is no integer");
     *out = otherwise != NULL ? *otherwise : jinja_int(0);
@@ -156,7 +156,7 @@ static bool f_int(struct jinja_run *r, in_t in, args_t a, struct jinja_value *ou
     else if (in->kind == JV_BOOL) *out = jinja_int(in->truth);
     else if (in->kind == JV_STRING && read_number(in->str, radix, &i, NULL)) *out = jinja_int(i);
     else if (in->kind == JV_FLOAT) f = in->real;
-    else if (in->kind == JV_STRING && !read_number(in->str, 10, NULL, &f)) f = NAN;
+    else if (in->kind == JV_STRING && !read_number(in->str, 10, NULL, &f)) f = (double)NAN;
     if (f >= -0x1p63 && f < 0x1p63) *out = jinja_int((int64_t)f);
     return true;
 }

@@ -153,7 +153,7 @@ static bool str_capitalize(struct jinja_run *r, const struct jinja_value *self,
 static bool str_replace(struct jinja_run *r, const struct jinja_value *self,
                         const struct jinja_args *a, struct jinja_value *out)
 {
-    const struct jinja_str *old, *fresh;
+    const struct jinja_str *old = NULL, *fresh = NULL;
     const struct jinja_value *count = jinja_arg(a, 2, NULL);
     return text_arg(r, a, 0, "replace", &old) && text_arg(r, a, 1, "replace", &fresh) &&
            jinja_replace(r, self->str, old, fresh,
@@ -163,7 +163,7 @@ static bool str_replace(struct jinja_run *r, const struct jinja_value *self,
 static bool str_find(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
                      struct jinja_value *out)
 {
-    const struct jinja_str *what, *s = self->str;
+    const struct jinja_str *what = NULL, *s = self->str;
     if (!text_arg(r, a, 0, "find", &what) || !jinja_touch(r, s->len)) return false;
     const char *hit = what->len == 0 ? s->bytes : memmem(s->bytes, s->len, what->bytes, what->len);
     *out = jinja_int(hit == NULL ? -1 : (int64_t)jinja_utf8_count(s->bytes, (size_t)(hit - s->bytes)));
@@ -173,7 +173,7 @@ static bool str_find(struct jinja_run *r, const struct jinja_value *self, const 
 static bool str_count(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
                       struct jinja_value *out)
 {
-    const struct jinja_str *what, *s = self->str;
+    const struct jinja_str *what = NULL, *s = self->str;
     if (!text_arg(r, a, 0, "count", &what) || !jinja_touch(r, s->len)) return false;
     int64_t n = 0;
     if (what->len == 0) {
