@@ -51,23 +51,27 @@ static uint32_t piece_rows(const struct expert_store *s)
 
 static size_t kernel_bytes(const struct expert_store *s)
 {
-    size_t in = product_scratch_bytes(&s->gate, PRODUCT_ROWS), up = product_scratch_bytes(&s->up, PRODUCT_ROWS);
+    size_t in = product_scratch_bytes(&s->gate, PRODUCT_ROWS),
+           up = product_scratch_bytes(&s->up, PRODUCT_ROWS);
     size_t down = product_scratch_bytes(&s->down, PRODUCT_ROWS);
     if (up > in) in = up;
     return down > in ? down : in;
 }
 
-static enum err_code grow(struct expert_scratch *scratch, size_t bytes, uint32_t n_pieces, struct err *why)
+static enum err_code grow(struct expert_scratch *scratch, size_t bytes, uint32_t n_pieces,
+                          struct err *why)
 {
     if (bytes > scratch->bytes) {
         mem_free(scratch->data);
         scratch->bytes = 0;
         scratch->data = mem_aligned(64, bytes);
-        if (scratch->data == NULL) return err_set(why, ERR_EXHAUSTED, "no memory for expert rows (%zu bytes)", bytes);
+        if (scratch->data == NULL)
+            return err_set(why, ERR_EXHAUSTED, "no memory for expert rows (%zu bytes)", bytes);
         scratch->bytes = bytes;
     }
     if (n_pieces > scratch->n_pieces) {
-        struct product *products = mem_realloc(scratch->products, (size_t)n_pieces * 2 * sizeof *products);
+        struct product *products =
+            mem_realloc(scratch->products, (size_t)n_pieces * 2 * sizeof *products);
         if (products == NULL) return err_nomem(why, "expert products");
         scratch->products = products;
         struct expert_piece *pieces = mem_realloc(scratch->pieces, n_pieces * sizeof *pieces);
@@ -83,8 +87,10 @@ static const struct expert_piece *find_piece(const struct wave *wave, uint32_t r
     uint32_t low = 0, high = wave->n_pieces;
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        if (wave->pieces[middle].row0 <= row) low = middle;
-        else high = middle;
+        if (wave->pieces[middle].row0 <= row)
+            low = middle;
+        else
+            high = middle;
     }
     return &wave->pieces[low];
 }
@@ -119,8 +125,10 @@ static void deliver_row(void *ctx, uint32_t row, unsigned worker)
     uint32_t width = wave->s->down.n;
     const float *y = wave->out + (size_t)row * width;
     void *to = piece->task->out[piece->first + row - piece->row0];
-    if (wave->s->reply_bf16) wave->s->k->round_bf16(y, width, to);
-    else memcpy(to, y, width * sizeof *y);
+    if (wave->s->reply_bf16)
+        wave->s->k->round_bf16(y, width, to);
+    else
+        memcpy(to, y, width * sizeof *y);
 }
 
 static uint8_t *take(uint8_t **at, size_t bytes)
@@ -141,8 +149,10 @@ static void lay_out(struct wave *wave)
     wave->out = (float *)(void *)take(&at, (size_t)wave->n_rows * s->down.n * sizeof(float));
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
-        piece->in = rows_at(take(&at, rows_bytes(s->gate.input, piece->m, s->gate.k)), s->gate.input, piece->m, s->gate.k);
-        piece->mid = rows_at(take(&at, rows_bytes(s->down.input, piece->m, s->down.k)), s->down.input, piece->m, s->down.k);
+        piece->in = rows_at(take(&at, rows_bytes(s->gate.input, piece->m, s->gate.k)),
+                            s->gate.input, piece->m, s->gate.k);
+        piece->mid = rows_at(take(&at, rows_bytes(s->down.input, piece->m, s->down.k)),
+                             s->down.input, piece->m, s->down.k);
     }
     assert((size_t)(at - s->scratch.data) <= s->scratch.bytes);
 }
@@ -156,15 +166,19 @@ static void run_wave(struct wave *wave, struct workers *w)
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
         size_t off = (size_t)piece->row0 * s->gate.n;
-        products[2 * i] = (struct product){.w = &piece->expert->gate, .x = &piece->in, .y = wave->gate + off, .ldy = s->gate.n};
-        products[2 * i + 1] = (struct product){.w = &piece->expert->up, .x = &piece->in, .y = wave->up + off, .ldy = s->gate.n};
+        products[2 * i] = (struct product){
+            .w = &piece->expert->gate, .x = &piece->in, .y = wave->gate + off, .ldy = s->gate.n};
+        products[2 * i + 1] = (struct product){
+            .w = &piece->expert->up, .x = &piece->in, .y = wave->up + off, .ldy = s->gate.n};
     }
     products_run(s->k, products, 2 * wave->n_pieces, &wave->kernel, w);
     run_rows(w, wave->n_rows, s->gate.n, activate_row, wave);
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
-        products[i] = (struct product){.w = &piece->expert->down, .x = &piece->mid,
-                                       .y = wave->out + (size_t)piece->row0 * s->down.n, .ldy = s->down.n};
+        products[i] = (struct product){.w = &piece->expert->down,
+                                       .x = &piece->mid,
+                                       .y = wave->out + (size_t)piece->row0 * s->down.n,
+                                       .ldy = s->down.n};
     }
     products_run(s->k, products, wave->n_pieces, &wave->kernel, w);
     run_rows(w, wave->n_rows, s->down.n / 4, deliver_row, wave);
@@ -176,9 +190,9 @@ struct cursor {
 };
 
 /* Fill a wave from the cursor on, up to max_rows rows; pieces NULL: only count. */
-static void fill_wave(struct expert_store *s, uint32_t layer, const struct expert_task *tasks, uint32_t n_tasks,
-                      struct cursor *at, uint32_t max_rows, uint32_t piece_max, struct expert_piece *pieces,
-                      uint32_t *n_pieces, uint32_t *n_rows)
+static void fill_wave(struct expert_store *s, uint32_t layer, const struct expert_task *tasks,
+                      uint32_t n_tasks, struct cursor *at, uint32_t max_rows, uint32_t piece_max,
+                      struct expert_piece *pieces, uint32_t *n_pieces, uint32_t *n_rows)
 {
     *n_pieces = *n_rows = 0;
     while (at->task < n_tasks && *n_rows < max_rows) {
@@ -187,8 +201,11 @@ static void fill_wave(struct expert_store *s, uint32_t layer, const struct exper
         if (m > piece_max) m = piece_max;
         if (m > room) m = room;
         if (pieces != NULL)
-            pieces[*n_pieces] = (struct expert_piece){.task = task, .expert = expert_at(s, layer, task->expert),
-                                                      .first = at->row, .m = m, .row0 = *n_rows};
+            pieces[*n_pieces] = (struct expert_piece){.task = task,
+                                                      .expert = expert_at(s, layer, task->expert),
+                                                      .first = at->row,
+                                                      .m = m,
+                                                      .row0 = *n_rows};
         ++*n_pieces;
         *n_rows += m;
         at->row += m;
@@ -196,8 +213,9 @@ static void fill_wave(struct expert_store *s, uint32_t layer, const struct exper
     }
 }
 
-enum err_code expert_store_run(struct expert_store *s, uint32_t layer, const struct expert_task *tasks, uint32_t n_tasks,
-                               struct workers *w, struct err *why)
+enum err_code expert_store_run(struct expert_store *s, uint32_t layer,
+                               const struct expert_task *tasks, uint32_t n_tasks, struct workers *w,
+                               struct err *why)
 {
     uint64_t total = 0;
     for (uint32_t i = 0; i < n_tasks; i++) {
@@ -220,14 +238,16 @@ enum err_code expert_store_run(struct expert_store *s, uint32_t layer, const str
         if (n_pieces > most_pieces) most_pieces = n_pieces;
     }
     struct wave wave = {.s = s, .kernel = {.each = kernel_bytes(s), .n_workers = workers_count(w)}};
-    size_t bytes = piece_bytes(s, 1) * max_rows + ((size_t)most_pieces * 4 + 4) * 64 + wave.kernel.each * wave.kernel.n_workers;
+    size_t bytes = piece_bytes(s, 1) * max_rows + ((size_t)most_pieces * 4 + 4) * 64 +
+                   wave.kernel.each * wave.kernel.n_workers;
     enum err_code rc = grow(&s->scratch, bytes, most_pieces, why);
     if (rc != ERR_OK) return rc;
     wave.pieces = s->scratch.pieces;
 
     at = (struct cursor){0, 0};
     while (at.task < n_tasks) {
-        fill_wave(s, layer, tasks, n_tasks, &at, max_rows, piece_max, wave.pieces, &wave.n_pieces, &wave.n_rows);
+        fill_wave(s, layer, tasks, n_tasks, &at, max_rows, piece_max, wave.pieces, &wave.n_pieces,
+                  &wave.n_rows);
         run_wave(&wave, w);
     }
     return ERR_OK;

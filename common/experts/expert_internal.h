@@ -34,7 +34,8 @@ struct expert_store {
     struct expert_scratch scratch;
 };
 
-static inline struct expert *expert_at(const struct expert_store *s, uint32_t layer, uint32_t expert)
+static inline struct expert *expert_at(const struct expert_store *s, uint32_t layer,
+                                       uint32_t expert)
 {
     return &s->experts[(size_t)layer * s->n_experts + expert];
 }

@@ -12,7 +12,8 @@ static bool same_geometry(const struct packed *a, const struct packed *b)
 }
 
 /* All experts must take the same rows and give the same results: one geometry per role. */
-static enum err_code check_role(const struct expert_store *s, enum weight_role role, struct packed *out, struct err *why)
+static enum err_code check_role(const struct expert_store *s, enum weight_role role,
+                                struct packed *out, struct err *why)
 {
     const struct hparams *hp = model_file_hparams(s->file);
     const struct tensor *first = NULL;
@@ -26,7 +27,8 @@ static enum err_code check_role(const struct expert_store *s, enum weight_role r
                 first = t;
                 *out = shape;
             } else if (!same_geometry(&shape, out)) {
-                return err_set(why, ERR_UNSUPPORTED, "tensor '%s' is %s, but '%s' is %s: experts must agree", t->name,
+                return err_set(why, ERR_UNSUPPORTED,
+                               "tensor '%s' is %s, but '%s' is %s: experts must agree", t->name,
                                dtype_name(t->dtype), first->name, dtype_name(first->dtype));
             }
         }
@@ -41,7 +43,8 @@ static enum err_code measure(struct expert_store *s, struct err *why)
     if (rc == ERR_OK) rc = check_role(s, W_EXPERT_DOWN, &s->down, why);
     if (rc != ERR_OK) return rc;
     if (s->gate.input != s->up.input)
-        return err_set(why, ERR_UNSUPPORTED, "gate and up weights of experts are of types that take different rows");
+        return err_set(why, ERR_UNSUPPORTED,
+                       "gate and up weights of experts are of types that take different rows");
     s->reply_bf16 = s->down.input != ROW_F32;
     s->up_off = packed_bytes(&s->gate);
     s->down_off = s->up_off + packed_bytes(&s->up);
@@ -49,8 +52,8 @@ static enum err_code measure(struct expert_store *s, struct err *why)
     return ERR_OK;
 }
 
-enum err_code expert_store_open(const struct model_file *file, const char *quantize, const struct kernels *k,
-                                struct expert_store **out, struct err *why)
+enum err_code expert_store_open(const struct model_file *file, const char *quantize,
+                                const struct kernels *k, struct expert_store **out, struct err *why)
 {
     struct expert_store *s = mem_zalloc(sizeof *s);
     if (s == NULL) return err_nomem(why, "expert store");
@@ -60,7 +63,8 @@ enum err_code expert_store_open(const struct model_file *file, const char *quant
     s->n_layers = hp->n_layers;
     s->n_experts = hp->n_experts;
     bool any = false;
-    for (uint32_t layer = 0; layer < hp->n_layers; layer++) any |= hp->is_moe[layer];
+    for (uint32_t layer = 0; layer < hp->n_layers; layer++)
+        any |= hp->is_moe[layer];
     if (!any) s->n_experts = 0;
 
     enum err_code rc = matrix_quantize_parse(quantize, &s->quantize, why);
@@ -96,11 +100,13 @@ static struct packed placed(const struct packed *shape, uint8_t *at)
     return w;
 }
 
-enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t expert, struct workers *w, struct err *why)
+enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t expert,
+                                struct workers *w, struct err *why)
 {
     const struct hparams *hp = model_file_hparams(s->file);
     if (layer >= s->n_layers || expert >= s->n_experts || !hp->is_moe[layer])
-        return err_set(why, ERR_NOT_FOUND, "the model has no expert %u in layer %u (%u layers, %u experts)", expert,
+        return err_set(why, ERR_NOT_FOUND,
+                       "the model has no expert %u in layer %u (%u layers, %u experts)", expert,
                        layer, s->n_layers, s->n_experts);
     struct expert *e = expert_at(s, layer, expert);
     if (e->region != NULL) {
@@ -109,8 +115,8 @@ enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t
     }
     uint8_t *region = mem_map(s->region_bytes);
     if (region == NULL)
-        return err_set(why, ERR_EXHAUSTED, "no memory for expert %u of layer %u (%zu bytes)", expert, layer,
-                       s->region_bytes);
+        return err_set(why, ERR_EXHAUSTED, "no memory for expert %u of layer %u (%zu bytes)",
+                       expert, layer, s->region_bytes);
     *e = (struct expert){
         .gate = placed(&s->gate, region),
         .up = placed(&s->up, region + s->up_off),
@@ -137,7 +143,8 @@ void expert_store_unload(struct expert_store *s, uint32_t layer, uint32_t expert
 
 bool expert_store_holds(const struct expert_store *s, uint32_t layer, uint32_t expert)
 {
-    return layer < s->n_layers && expert < s->n_experts && expert_at(s, layer, expert)->region != NULL;
+    return layer < s->n_layers && expert < s->n_experts &&
+           expert_at(s, layer, expert)->region != NULL;
 }
 
 uint32_t expert_store_count(const struct expert_store *s)

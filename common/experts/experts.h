@@ -15,20 +15,23 @@
 struct expert_store;
 
 /* Holds nothing at first. quantize "none" or "q8_0". */
-enum err_code expert_store_open(const struct model_file *file, const char *quantize, const struct kernels *k,
-                                struct expert_store **out, struct err *why);
+enum err_code expert_store_open(const struct model_file *file, const char *quantize,
+                                const struct kernels *k, struct expert_store **out,
+                                struct err *why);
 void expert_store_close(struct expert_store *s);
 
 /* Map, pack and keep one expert; its source pages are dropped. Loading what is held counts a reference.
  * NOT_FOUND for a layer or expert the model does not have (or a dense layer). */
-enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t expert, struct workers *w, struct err *why);
+enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t expert,
+                                struct workers *w, struct err *why);
 void expert_store_unload(struct expert_store *s, uint32_t layer, uint32_t expert);
 bool expert_store_holds(const struct expert_store *s, uint32_t layer, uint32_t expert);
 uint32_t expert_store_count(const struct expert_store *s);
 size_t expert_store_bytes(const struct expert_store *s);      /* packed bytes held */
 size_t expert_store_bytes_each(const struct expert_store *s); /* packed bytes of one expert */
 enum row_format expert_store_rows(const struct expert_store *s);
-bool expert_store_reply_bf16(const struct expert_store *s); /* results rounded to bf16; false for F32 models */
+bool expert_store_reply_bf16(
+    const struct expert_store *s); /* results rounded to bf16; false for F32 models */
 
 /* One expert applied to some rows: rows[i] of `in` -> out_rows[i]. */
 struct expert_task {
@@ -41,7 +44,8 @@ struct expert_task {
 
 /* Compute all tasks of one layer. Every task's expert must be held (assert: the caller checks).
  * EXHAUSTED when scratch cannot grow. */
-enum err_code expert_store_run(struct expert_store *s, uint32_t layer, const struct expert_task *tasks, uint32_t n_tasks,
-                               struct workers *w, struct err *why);
+enum err_code expert_store_run(struct expert_store *s, uint32_t layer,
+                               const struct expert_task *tasks, uint32_t n_tasks, struct workers *w,
+                               struct err *why);
 
 #endif

@@ -13,16 +13,19 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
                    quantize_name(QUANTIZE_NONE), quantize_name(QUANTIZE_Q8_0));
 }
 
-enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize, struct packed *out,
-                           struct err *why)
+enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
+                           struct packed *out, struct err *why)
 {
     assert(t->n_dims == 2 && t->dims[0] <= UINT32_MAX && t->dims[1] <= UINT32_MAX);
     uint32_t n = (uint32_t)t->dims[0], k = (uint32_t)t->dims[1];
     enum pack_format format = PACK_F32;
     enum row_format input = ROW_F32;
     switch (role == W_ROUTER ? DTYPE_F32 : plan_dtype(role, t, quantize)) {
-    case DTYPE_F32: break;
-    case DTYPE_F16: input = ROW_BF16; break;
+    case DTYPE_F32:
+        break;
+    case DTYPE_F16:
+        input = ROW_BF16;
+        break;
     case DTYPE_BF16:
         /* An odd K does not fill BF16 panels, which hold pairs; F32 panels hold the same values. */
         if (k % 2 == 0) format = PACK_BF16;
@@ -32,11 +35,13 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
         format = PACK_Q8_0;
         input = ROW_Q8;
         break;
-    case DTYPE_N: assert(!"a dtype that is not read"); break;
+    case DTYPE_N:
+        assert(false);
+        break;
     }
     if (!packed_shape(format, input, n, k, out))
-        return err_set(why, ERR_UNSUPPORTED, "tensor '%s': %s of shape [%u, %u] cannot be packed", t->name,
-                       dtype_name(t->dtype), n, k);
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s': %s of shape [%u, %u] cannot be packed",
+                       t->name, dtype_name(t->dtype), n, k);
     return ERR_OK;
 }
 
@@ -54,10 +59,12 @@ static void pack_task(void *ctx, uint32_t task, unsigned worker)
     uint32_t first = task * job->features_each;
     uint32_t left = job->w->n - first;
     uint32_t count = left < job->features_each ? left : job->features_each;
-    pack_features(job->w, first, count, job->t->dtype, job->t->data + (size_t)first * job->row_bytes);
+    pack_features(job->w, first, count, job->t->dtype,
+                  job->t->data + (size_t)first * job->row_bytes);
 }
 
-void matrix_pack(const struct packed *w, const struct model_file *file, const struct tensor *t, struct workers *workers)
+void matrix_pack(const struct packed *w, const struct model_file *file, const struct tensor *t,
+                 struct workers *workers)
 {
     struct pack_job job = {.w = w, .t = t, .row_bytes = dtype_bytes(t->dtype, w->k)};
     size_t panel_source = job.row_bytes * PANEL;

@@ -12,10 +12,11 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
 
 /* Geometry of the product matrix `t` [N, K]: all of *out but data. The format is plan_dtype()'s; the router is
  * upcast to F32 and takes F32 rows. UNSUPPORTED names the tensor. */
-enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize, struct packed *out,
-                           struct err *why);
+enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
+                           struct packed *out, struct err *why);
 
 /* Pack all of `t` into w->data, panels in parallel; then its source pages are dropped. */
-void matrix_pack(const struct packed *w, const struct model_file *file, const struct tensor *t, struct workers *workers);
+void matrix_pack(const struct packed *w, const struct model_file *file, const struct tensor *t,
+                 struct workers *workers);
 
 #endif

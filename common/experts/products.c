@@ -4,13 +4,13 @@
 #include <string.h>
 
 /* Rates for cutting the work into items; only the grain depends on them, never a bit. */
-#define READ_BYTES_PER_NS  12u
-#define FLOAT_MACS_PER_NS  80u
-#define INT8_MACS_PER_NS   250u
-#define ITEM_NS            300000u /* the leader pumps between items */
-#define ITEM_NS_LEAST      2000u   /* a join costs about 1 us */
-#define ITEMS_PER_WORKER   4u
-#define JOIN_VALUES        16384u  /* fewer values than this: the leader alone is faster than a join */
+#define READ_BYTES_PER_NS 12u
+#define FLOAT_MACS_PER_NS 80u
+#define INT8_MACS_PER_NS  250u
+#define ITEM_NS           300000u /* the leader pumps between items */
+#define ITEM_NS_LEAST     2000u   /* a join costs about 1 us */
+#define ITEMS_PER_WORKER  4u
+#define JOIN_VALUES       16384u /* fewer values than this: the leader alone is faster than a join */
 
 static size_t round_up_64(size_t n)
 {
@@ -32,7 +32,8 @@ static uint64_t pair_ns(const struct product *job)
     const struct packed *w = job->w;
     uint64_t m = job->x->m < PRODUCT_ROWS ? job->x->m : PRODUCT_ROWS;
     uint64_t read = 2 * (uint64_t)w->panel_bytes / READ_BYTES_PER_NS;
-    uint64_t compute = m * w->k * 2 * PANEL / (w->input == ROW_Q8 ? INT8_MACS_PER_NS : FLOAT_MACS_PER_NS);
+    uint64_t compute =
+        m * w->k * 2 * PANEL / (w->input == ROW_Q8 ? INT8_MACS_PER_NS : FLOAT_MACS_PER_NS);
     return (read > compute ? read : compute) + 1;
 }
 
@@ -49,8 +50,10 @@ static const struct product *find_job(const struct product_list *list, uint32_t 
     uint32_t low = 0, high = list->n_jobs;
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
-        if (list->jobs[middle].first_item <= item) low = middle;
-        else high = middle;
+        if (list->jobs[middle].first_item <= item)
+            low = middle;
+        else
+            high = middle;
     }
     return &list->jobs[low];
 }
@@ -71,16 +74,18 @@ static void product_task(void *ctx, uint32_t task, unsigned worker)
     part.m = x->m - row < PRODUCT_ROWS ? x->m - row : PRODUCT_ROWS;
     part.data = (uint8_t *)x->data + row * row_data_bytes(x->format, x->k);
     if (x->scales != NULL) part.scales = x->scales + (size_t)row * (x->k / 32);
-    uint8_t *scratch = list->scratch->each == 0 ? NULL : list->scratch->data + worker * list->scratch->each;
+    uint8_t *scratch =
+        list->scratch->each == 0 ? NULL : list->scratch->data + worker * list->scratch->each;
     list->k->matmul(job->w, panel0, panel1, &part, job->y + row * job->ldy, job->ldy, scratch);
 }
 
-void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs, const struct product_scratch *scratch,
-                  struct workers *workers)
+void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs,
+                  const struct product_scratch *scratch, struct workers *workers)
 {
     assert(workers_count(workers) <= scratch->n_workers);
     uint64_t total_ns = 0;
-    for (uint32_t j = 0; j < n_jobs; j++) total_ns += pair_ns(&jobs[j]) * (jobs[j].w->panels / 2) * row_chunks(&jobs[j]);
+    for (uint32_t j = 0; j < n_jobs; j++)
+        total_ns += pair_ns(&jobs[j]) * (jobs[j].w->panels / 2) * row_chunks(&jobs[j]);
     unsigned threads = workers_count(workers);
     uint64_t item_ns = total_ns / (threads * ITEMS_PER_WORKER);
     if (item_ns > ITEM_NS || threads == 1) item_ns = ITEM_NS;
@@ -104,10 +109,15 @@ void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs
 void rows_set(const struct kernels *k, const struct rows *x, uint32_t row, const float *src)
 {
     switch (x->format) {
-    case ROW_F32: memcpy((float *)x->data + (size_t)row * x->k, src, x->k * sizeof *src); break;
-    case ROW_BF16: k->round_bf16(src, x->k, (uint16_t *)x->data + (size_t)row * x->k); break;
+    case ROW_F32:
+        memcpy((float *)x->data + (size_t)row * x->k, src, x->k * sizeof *src);
+        break;
+    case ROW_BF16:
+        k->round_bf16(src, x->k, (uint16_t *)x->data + (size_t)row * x->k);
+        break;
     case ROW_Q8:
-        k->quantize_row(src, x->k, (int8_t *)x->data + (size_t)row * x->k, x->scales + (size_t)row * (x->k / 32));
+        k->quantize_row(src, x->k, (int8_t *)x->data + (size_t)row * x->k,
+                        x->scales + (size_t)row * (x->k / 32));
         break;
     }
 }
@@ -116,10 +126,12 @@ void rows_copy(const struct rows *dst, uint32_t dst_row, const struct rows *src,
 {
     assert(dst->format == src->format && dst->k == src->k);
     size_t bytes = row_data_bytes(src->format, src->k);
-    memcpy((uint8_t *)dst->data + dst_row * bytes, (const uint8_t *)src->data + src_row * bytes, bytes);
+    memcpy((uint8_t *)dst->data + dst_row * bytes, (const uint8_t *)src->data + src_row * bytes,
+           bytes);
     if (src->format != ROW_Q8) return;
     size_t blocks = src->k / 32;
-    memcpy(dst->scales + dst_row * blocks, src->scales + src_row * blocks, blocks * sizeof *src->scales);
+    memcpy(dst->scales + dst_row * blocks, src->scales + src_row * blocks,
+           blocks * sizeof *src->scales);
 }
 
 size_t rows_bytes(enum row_format f, uint32_t m, uint32_t k)
@@ -130,16 +142,18 @@ size_t rows_bytes(enum row_format f, uint32_t m, uint32_t k)
 struct rows rows_at(void *place, enum row_format f, uint32_t m, uint32_t k)
 {
     struct rows x = {.format = f, .m = m, .k = k, .data = place};
-    if (f == ROW_Q8 && place != NULL) x.scales = (float *)(void *)((uint8_t *)place + round_up_64(m * row_data_bytes(f, k)));
+    if (f == ROW_Q8 && place != NULL)
+        x.scales = (float *)(void *)((uint8_t *)place + round_up_64(m * row_data_bytes(f, k)));
     return x;
 }
 
-void run_rows(struct workers *workers, uint32_t n, size_t work_each, void (*fn)(void *ctx, uint32_t task, unsigned worker),
-              void *ctx)
+void run_rows(struct workers *workers, uint32_t n, size_t work_each,
+              void (*fn)(void *ctx, uint32_t task, unsigned worker), void *ctx)
 {
     if (n * work_each >= JOIN_VALUES) {
         workers_run(workers, n, fn, ctx);
         return;
     }
-    for (uint32_t i = 0; i < n; i++) fn(ctx, i, 0);
+    for (uint32_t i = 0; i < n; i++)
+        fn(ctx, i, 0);
 }

@@ -33,8 +33,8 @@ struct product_scratch {
 size_t product_scratch_bytes(const struct packed *w, uint32_t m);
 
 /* y = x w^T for every job. */
-void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs, const struct product_scratch *scratch,
-                  struct workers *workers);
+void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs,
+                  const struct product_scratch *scratch, struct workers *workers);
 
 /* Row `row` of x, in its format, from f32 values. */
 void rows_set(const struct kernels *k, const struct rows *x, uint32_t row, const float *src);
@@ -49,7 +49,7 @@ size_t rows_bytes(enum row_format f, uint32_t m, uint32_t k);
 struct rows rows_at(void *place, enum row_format f, uint32_t m, uint32_t k);
 
 /* fn for tasks 0..n-1: on the workers if the whole (work_each: values touched per task) is worth a join. */
-void run_rows(struct workers *workers, uint32_t n, size_t work_each, void (*fn)(void *ctx, uint32_t task, unsigned worker),
-              void *ctx);
+void run_rows(struct workers *workers, uint32_t n, size_t work_each,
+              void (*fn)(void *ctx, uint32_t task, unsigned worker), void *ctx);
 
 #endif

@@ -9,16 +9,19 @@
 static void add_bias(float *x, const float *bias, uint32_t n)
 {
     if (bias == NULL) return;
-    for (uint32_t i = 0; i < n; i++) x[i] += bias[i];
+    for (uint32_t i = 0; i < n; i++)
+        x[i] += bias[i];
 }
 
 static void norm_heads(const struct model *m, float *x, const float *weight, uint32_t n_heads)
 {
     const struct hparams *hp = m->hp;
-    if (hp->qk_norm == QK_NORM_FULL) m->kernels->rmsnorm(x, weight, n_heads * hp->head_dim, hp->norm_eps, x);
+    if (hp->qk_norm == QK_NORM_FULL)
+        m->kernels->rmsnorm(x, weight, n_heads * hp->head_dim, hp->norm_eps, x);
     if (hp->qk_norm != QK_NORM_HEAD) return;
     for (uint32_t h = 0; h < n_heads; h++)
-        m->kernels->rmsnorm(x + (size_t)h * hp->head_dim, weight, hp->head_dim, hp->norm_eps, x + (size_t)h * hp->head_dim);
+        m->kernels->rmsnorm(x + (size_t)h * hp->head_dim, weight, hp->head_dim, hp->norm_eps,
+                            x + (size_t)h * hp->head_dim);
 }
 
 static void clip(float *x, uint32_t n, float limit)
@@ -29,7 +32,8 @@ static void clip(float *x, uint32_t n, float limit)
     }
 }
 
-static void store_head(const struct stage *st, uint32_t row, uint32_t head, const float *key, const float *value)
+static void store_head(const struct stage *st, uint32_t row, uint32_t head, const float *key,
+                       const float *value)
 {
     const struct model *m = st->p->m;
     const uint32_t width = m->hp->head_dim;
@@ -38,12 +42,15 @@ static void store_head(const struct stage *st, uint32_t row, uint32_t head, cons
     assert(block < st->kv->n_blocks);
     void *keys = kv_keys(st->kv, block, st->layer_index, head);
     void *values = kv_values(st->kv, block, st->layer_index, head);
-    size_t panel = (size_t)(t / PANEL) * width * PANEL + t % PANEL; /* dimension d at panel + 16 d */
+    size_t panel =
+        (size_t)(t / PANEL) * width * PANEL + t % PANEL; /* dimension d at panel + 16 d */
     if (m->kv_bf16) {
-        for (uint32_t d = 0; d < width; d++) ((uint16_t *)keys)[panel + (size_t)d * PANEL] = bf16_from_f32(key[d]);
+        for (uint32_t d = 0; d < width; d++)
+            ((uint16_t *)keys)[panel + (size_t)d * PANEL] = bf16_from_f32(key[d]);
         m->kernels->round_bf16(value, width, (uint16_t *)values + (size_t)t * width);
     } else {
-        for (uint32_t d = 0; d < width; d++) ((float *)keys)[panel + (size_t)d * PANEL] = key[d];
+        for (uint32_t d = 0; d < width; d++)
+            ((float *)keys)[panel + (size_t)d * PANEL] = key[d];
         memcpy((float *)values + (size_t)t * width, value, width * sizeof *value);
     }
 }
@@ -52,7 +59,8 @@ void attention_store_row(const struct stage *st, uint32_t row)
 {
     const struct model *m = st->p->m;
     const struct hparams *hp = m->hp;
-    const uint32_t width = hp->head_dim, half = width / 2, nq = hp->n_heads * width, nkv = hp->n_kv_heads * width;
+    const uint32_t width = hp->head_dim, half = width / 2, nq = hp->n_heads * width,
+                   nkv = hp->n_kv_heads * width;
     float *q = st->p->b.qkv + (size_t)row * (nq + 2 * nkv), *k = q + nq, *v = k + nkv;
     add_bias(q, st->layer->q_bias, nq);
     add_bias(k, st->layer->k_bias, nkv);
@@ -61,7 +69,8 @@ void attention_store_row(const struct stage *st, uint32_t row)
     norm_heads(m, k, st->layer->k_norm, hp->n_kv_heads);
     if (hp->clip_qkv > 0) clip(q, nq + 2 * nkv, hp->clip_qkv);
     const float *c = st->p->b.cos + (size_t)row * half, *s = st->p->b.sin + (size_t)row * half;
-    for (uint32_t h = 0; h < hp->n_heads; h++) m->kernels->rope_half(q + (size_t)h * width, half, c, s);
+    for (uint32_t h = 0; h < hp->n_heads; h++)
+        m->kernels->rope_half(q + (size_t)h * width, half, c, s);
     for (uint32_t h = 0; h < hp->n_kv_heads; h++) {
         m->kernels->rope_half(k + (size_t)h * width, half, c, s);
         store_head(st, row, h, k + (size_t)h * width, v + (size_t)h * width);
@@ -75,10 +84,12 @@ static void attend(const struct stage *st, uint32_t row, uint32_t kv_head, unsig
     const struct hparams *hp = m->hp;
     const uint32_t width = hp->head_dim, group = hp->n_heads / hp->n_kv_heads;
     const struct model_row *r = &st->p->b.rows[row];
-    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width + (size_t)kv_head * group * width;
+    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width +
+                     (size_t)kv_head * group * width;
     float *out = st->p->b.attended + ((size_t)row * hp->n_heads + (size_t)kv_head * group) * width;
     /* Of this worker: [group] maxima, [group] sums, then one head's output of a block. */
-    float *max = st->p->b.block_out + (size_t)worker * (2 * hp->n_heads + width), *sum = max + group;
+    float *max = st->p->b.block_out + (size_t)worker * (2 * hp->n_heads + width),
+          *sum = max + group;
     float *block_out = sum + group;
 
     uint32_t last = r->position, first = 0;
@@ -93,17 +104,20 @@ static void attend(const struct stage *st, uint32_t row, uint32_t kv_head, unsig
         for (uint32_t h = 0; h < group; h++) {
             float *o = out + (size_t)h * width;
             if (b == first_block) {
-                m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width, width, from, to - from,
-                                            m->score_scale, &max[h], &sum[h], o);
+                m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width,
+                                            width, from, to - from, m->score_scale, &max[h],
+                                            &sum[h], o);
                 continue;
             }
             float max_b, sum_b;
-            m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width, width, from, to - from,
-                                        m->score_scale, &max_b, &sum_b, block_out);
+            m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width,
+                                        width, from, to - from, m->score_scale, &max_b, &sum_b,
+                                        block_out);
             m->kernels->attention_merge(&max[h], &sum[h], o, max_b, sum_b, block_out, width);
         }
     }
-    for (uint32_t h = 0; h < group; h++) m->kernels->scale_div(out + (size_t)h * width, width, sum[h]);
+    for (uint32_t h = 0; h < group; h++)
+        m->kernels->scale_div(out + (size_t)h * width, width, sum[h]);
 }
 
 static void attend_task(void *ctx, uint32_t task, unsigned worker)

@@ -5,10 +5,12 @@
 
 size_t model_kv_block_bytes(const struct model *m)
 {
-    return 2 * (size_t)KV_BLOCK_TOKENS * m->hp->n_kv_heads * m->hp->head_dim * m->hp->n_layers * (m->kv_bf16 ? 2 : 4);
+    return 2 * (size_t)KV_BLOCK_TOKENS * m->hp->n_kv_heads * m->hp->head_dim * m->hp->n_layers *
+           (m->kv_bf16 ? 2 : 4);
 }
 
-enum err_code kv_store_open(const struct model *m, uint32_t n_blocks, struct kv_store **out, struct err *why)
+enum err_code kv_store_open(const struct model *m, uint32_t n_blocks, struct kv_store **out,
+                            struct err *why)
 {
     struct kv_store *kv = mem_zalloc(sizeof *kv);
     if (kv == NULL) return err_nomem(why, "key-value store");
@@ -18,8 +20,8 @@ enum err_code kv_store_open(const struct model *m, uint32_t n_blocks, struct kv_
     if (size_mul(kv->block_bytes, n_blocks, &kv->bytes)) kv->data = mem_map(kv->bytes);
     if (kv->data == NULL) {
         mem_free(kv);
-        return err_set(why, ERR_EXHAUSTED, "no memory for %u key-value blocks of %zu bytes", n_blocks,
-                       model_kv_block_bytes(m));
+        return err_set(why, ERR_EXHAUSTED, "no memory for %u key-value blocks of %zu bytes",
+                       n_blocks, model_kv_block_bytes(m));
     }
     *out = kv;
     return ERR_OK;

@@ -73,10 +73,12 @@ static void load_layer(struct loader *ld, uint32_t l)
     load_matrix(ld, &layer->dense_down, W_DENSE_DOWN, l);
 }
 
-static enum err_code load_all(struct model *m, bool placing, struct workers *workers, size_t *used, struct err *why)
+static enum err_code load_all(struct model *m, bool placing, struct workers *workers, size_t *used,
+                              struct err *why)
 {
     struct loader ld = {.m = m, .workers = workers, .placing = placing, .why = why};
-    for (uint32_t l = 0; l < m->hp->n_layers && ld.rc == ERR_OK; l++) load_layer(&ld, l);
+    for (uint32_t l = 0; l < m->hp->n_layers && ld.rc == ERR_OK; l++)
+        load_layer(&ld, l);
     load_vector(&ld, &m->final_norm, W_FINAL_NORM, 0);
     load_matrix(&ld, &m->head, W_HEAD, 0);
     *used = ld.used;
@@ -89,9 +91,11 @@ static enum err_code find_expert_formats(struct model *m, struct err *why)
     for (uint32_t l = 0; l < m->hp->n_layers; l++) {
         if (!m->hp->is_moe[l]) continue;
         struct packed gate, down;
-        enum err_code rc = matrix_shape(model_file_find(m->file, W_EXPERT_GATE, l, 0), W_EXPERT_GATE, m->quantize, &gate, why);
+        enum err_code rc = matrix_shape(model_file_find(m->file, W_EXPERT_GATE, l, 0),
+                                        W_EXPERT_GATE, m->quantize, &gate, why);
         if (rc == ERR_OK)
-            rc = matrix_shape(model_file_find(m->file, W_EXPERT_DOWN, l, 0), W_EXPERT_DOWN, m->quantize, &down, why);
+            rc = matrix_shape(model_file_find(m->file, W_EXPERT_DOWN, l, 0), W_EXPERT_DOWN,
+                              m->quantize, &down, why);
         if (rc != ERR_OK) return rc;
         m->expert_rows = gate.input;
         m->reply_bf16 = down.input != ROW_F32;
@@ -100,8 +104,9 @@ static enum err_code find_expert_formats(struct model *m, struct err *why)
     return ERR_OK;
 }
 
-enum err_code model_open(const struct model_file *file, const char *quantize, const struct kernels *k,
-                         struct workers *w, struct model **out, struct err *why)
+enum err_code model_open(const struct model_file *file, const char *quantize,
+                         const struct kernels *k, struct workers *w, struct model **out,
+                         struct err *why)
 {
     struct model *m = mem_zalloc(sizeof *m);
     if (m == NULL) return err_nomem(why, "model");
@@ -129,7 +134,8 @@ enum err_code model_open(const struct model_file *file, const char *quantize, co
     if (rc != ERR_OK) goto fail;
     m->region = mem_map(bytes);
     if (m->region == NULL) {
-        rc = err_set(why, ERR_EXHAUSTED, "no memory for the coordinator's weights (%zu bytes)", bytes);
+        rc = err_set(why, ERR_EXHAUSTED, "no memory for the coordinator's weights (%zu bytes)",
+                     bytes);
         goto fail;
     }
     m->region_bytes = bytes;

@@ -30,7 +30,8 @@ static size_t kernel_scratch_bytes(const struct model *m, uint32_t rows)
     size_t each = product_scratch_bytes(&m->head, rows);
     for (uint32_t l = 0; l < m->hp->n_layers; l++) {
         const struct layer *y = &m->layers[l];
-        const struct packed *all[] = {&y->q, &y->k, &y->v, &y->o, &y->router, &y->dense_gate, &y->dense_up, &y->dense_down};
+        const struct packed *all[] = {&y->q,      &y->k,          &y->v,        &y->o,
+                                      &y->router, &y->dense_gate, &y->dense_up, &y->dense_down};
         for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
             if (all[i]->n > 0) each = most(each, product_scratch_bytes(all[i], rows));
     }
@@ -45,8 +46,8 @@ static uint8_t *take_rows(uint8_t *base, size_t *used, enum row_format f, uint32
 }
 
 /* Lay out all buffers over base (NULL: only measure); returns the bytes. */
-static size_t lay_out(const struct model *m, uint32_t rows, uint32_t logit_rows, uint8_t *base, struct pass_buffers *b,
-                      struct product_scratch *scratch)
+static size_t lay_out(const struct model *m, uint32_t rows, uint32_t logit_rows, uint8_t *base,
+                      struct pass_buffers *b, struct product_scratch *scratch)
 {
     const struct hparams *hp = m->hp;
     const size_t n = rows, d = hp->hidden, q = (size_t)hp->n_heads * hp->head_dim;
@@ -90,8 +91,8 @@ size_t model_pass_bytes(const struct model *m, uint32_t max_rows, uint32_t max_l
     return lay_out(m, max_rows, max_logit_rows, NULL, &b, &scratch);
 }
 
-enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows, struct model_pass **out,
-                              struct err *why)
+enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows,
+                              struct model_pass **out, struct err *why)
 {
     assert(max_rows >= 1 && max_logit_rows >= 1);
     struct model_pass *p = mem_zalloc(sizeof *p);
@@ -103,7 +104,8 @@ enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t
     p->data = mem_aligned(64, bytes);
     if (p->data == NULL) {
         mem_free(p);
-        return err_set(why, ERR_EXHAUSTED, "no memory for a pass of %u rows (%zu bytes)", max_rows, bytes);
+        return err_set(why, ERR_EXHAUSTED, "no memory for a pass of %u rows (%zu bytes)", max_rows,
+                       bytes);
     }
     lay_out(m, max_rows, max_logit_rows, p->data, &p->b, &p->scratch);
     *out = p;
@@ -155,14 +157,16 @@ static struct row_views dense_views(const struct model_pass *p)
 }
 
 /* The f32 row is there; make the other formats that are wanted, once for all products that read it. */
-static void fill_views(const struct kernels *k, const struct row_views *v, unsigned wanted, uint32_t row)
+static void fill_views(const struct kernels *k, const struct row_views *v, unsigned wanted,
+                       uint32_t row)
 {
     const float *src = (const float *)v->of[ROW_F32].data + (size_t)row * v->of[ROW_F32].k;
     for (unsigned f = ROW_BF16; f <= ROW_Q8; f++)
         if (wanted & 1u << f) rows_set(k, &v->of[f], row, src);
 }
 
-static struct product product(const struct packed *w, const struct row_views *v, float *y, size_t ldy)
+static struct product product(const struct packed *w, const struct row_views *v, float *y,
+                              size_t ldy)
 {
     return (struct product){.w = w, .x = &v->of[w->input], .y = y, .ldy = ldy};
 }
@@ -197,10 +201,10 @@ void model_begin(struct model_pass *p, const struct model_row *rows, uint32_t n)
         assert(rows[i].token >= 0 && (uint32_t)rows[i].token < hp->vocab);
         p->b.rows[i] = rows[i];
         p->b.bad_layer[i] = -1;
-        dtype_to_f32(m->embed->dtype, m->embed->data + (size_t)rows[i].token * row_bytes, hp->hidden,
-                     p->b.hidden + (size_t)i * hp->hidden);
-        rope_angles(m->inv_freq, half, m->rope_factor, rows[i].position, p->b.cos + (size_t)i * half,
-                    p->b.sin + (size_t)i * half);
+        dtype_to_f32(m->embed->dtype, m->embed->data + (size_t)rows[i].token * row_bytes,
+                     hp->hidden, p->b.hidden + (size_t)i * hp->hidden);
+        rope_angles(m->inv_freq, half, m->rope_factor, rows[i].position,
+                    p->b.cos + (size_t)i * half, p->b.sin + (size_t)i * half);
         if (!rows[i].wants_logits) continue;
         assert(p->n_logits < p->max_logit_rows);
         p->b.logit_row[p->n_logits++] = i;
@@ -214,9 +218,11 @@ static void attn_norm_row(void *ctx, uint32_t row, unsigned worker)
     struct model_pass *p = st->p;
     const struct hparams *hp = p->m->hp;
     size_t off = (size_t)row * hp->hidden;
-    p->m->kernels->rmsnorm(p->b.hidden + off, st->layer->attn_norm, hp->hidden, hp->norm_eps, p->b.norm + off);
+    p->m->kernels->rmsnorm(p->b.hidden + off, st->layer->attn_norm, hp->hidden, hp->norm_eps,
+                           p->b.norm + off);
     struct row_views v = norm_views(p, p->n);
-    fill_views(p->m->kernels, &v, wants(&st->layer->q) | wants(&st->layer->k) | wants(&st->layer->v), row);
+    fill_views(p->m->kernels, &v,
+               wants(&st->layer->q) | wants(&st->layer->k) | wants(&st->layer->v), row);
 }
 
 static void store_row(void *ctx, uint32_t row, unsigned worker)
@@ -242,12 +248,15 @@ static void ffn_norm_row(void *ctx, uint32_t row, unsigned worker)
     const struct hparams *hp = p->m->hp;
     size_t off = (size_t)row * hp->hidden;
     float *projected = p->b.projected + off;
-    for (uint32_t i = 0; st->layer->o_bias != NULL && i < hp->hidden; i++) projected[i] += st->layer->o_bias[i];
+    for (uint32_t i = 0; st->layer->o_bias != NULL && i < hp->hidden; i++)
+        projected[i] += st->layer->o_bias[i];
     p->m->kernels->add(projected, hp->hidden, p->b.hidden + off);
     mark_bad(p, row, st->layer_index, p->b.hidden + off, hp->hidden);
-    p->m->kernels->rmsnorm(p->b.hidden + off, st->layer->ffn_norm, hp->hidden, hp->norm_eps, p->b.norm + off);
-    unsigned wanted = hp->is_moe[st->layer_index] ? 1u << p->m->expert_rows
-                                                  : wants(&st->layer->dense_gate) | wants(&st->layer->dense_up);
+    p->m->kernels->rmsnorm(p->b.hidden + off, st->layer->ffn_norm, hp->hidden, hp->norm_eps,
+                           p->b.norm + off);
+    unsigned wanted = hp->is_moe[st->layer_index]
+                          ? 1u << p->m->expert_rows
+                          : wants(&st->layer->dense_gate) | wants(&st->layer->dense_up);
     struct row_views v = norm_views(p, p->n);
     fill_views(p->m->kernels, &v, wanted, row);
 }
@@ -260,8 +269,10 @@ static void route_row(void *ctx, uint32_t row, unsigned worker)
     const struct hparams *hp = p->m->hp;
     const float *logits = p->b.router + (size_t)row * hp->n_experts;
     mark_bad(p, row, st->layer_index, logits, hp->n_experts);
-    struct router_cfg cfg = {.n_experts = hp->n_experts, .top_k = hp->top_k, .renormalize = hp->gates_renormalized};
-    router_select(&cfg, logits, p->b.experts + (size_t)row * hp->top_k, p->b.gates + (size_t)row * hp->top_k);
+    struct router_cfg cfg = {
+        .n_experts = hp->n_experts, .top_k = hp->top_k, .renormalize = hp->gates_renormalized};
+    router_select(&cfg, logits, p->b.experts + (size_t)row * hp->top_k,
+                  p->b.gates + (size_t)row * hp->top_k);
 }
 
 static void activate_row(void *ctx, uint32_t row, unsigned worker)
@@ -290,8 +301,9 @@ static void run_dense(struct stage *st, struct workers *w)
     struct model_pass *p = st->p;
     const struct hparams *hp = p->m->hp;
     struct row_views in = norm_views(p, p->n), mid = dense_views(p);
-    struct product first[] = {product(&st->layer->dense_gate, &in, p->b.dense_gate, hp->dense_width),
-                              product(&st->layer->dense_up, &in, p->b.dense_up, hp->dense_width)};
+    struct product first[] = {
+        product(&st->layer->dense_gate, &in, p->b.dense_gate, hp->dense_width),
+        product(&st->layer->dense_up, &in, p->b.dense_up, hp->dense_width)};
     products_run(p->m->kernels, first, 2, &p->scratch, w);
     run_rows(w, p->n, hp->dense_width, activate_row, st);
     struct product down = product(&st->layer->dense_down, &mid, p->b.projected, hp->hidden);
@@ -306,11 +318,13 @@ void model_attention(struct model_pass *p, struct kv_store *kv, uint32_t layer, 
     assert(layer < hp->n_layers && kv->m == m);
     p->layer = layer;
     struct stage st = {.p = p, .kv = kv, .layer = &m->layers[layer], .layer_index = layer};
-    const size_t q = (size_t)hp->n_heads * hp->head_dim, each = (size_t)hp->n_kv_heads * hp->head_dim, all = q + 2 * each;
+    const size_t q = (size_t)hp->n_heads * hp->head_dim,
+                 each = (size_t)hp->n_kv_heads * hp->head_dim, all = q + 2 * each;
 
     run_rows(w, p->n, 2 * (size_t)hp->hidden, attn_norm_row, &st);
     struct row_views in = norm_views(p, p->n);
-    struct product qkv[] = {product(&st.layer->q, &in, p->b.qkv, all), product(&st.layer->k, &in, p->b.qkv + q, all),
+    struct product qkv[] = {product(&st.layer->q, &in, p->b.qkv, all),
+                            product(&st.layer->k, &in, p->b.qkv + q, all),
                             product(&st.layer->v, &in, p->b.qkv + q + each, all)};
     products_run(m->kernels, qkv, 3, &p->scratch, w);
     run_rows(w, p->n, 2 * all, store_row, &st);
@@ -342,8 +356,11 @@ static void combine_row(void *ctx, uint32_t row, unsigned worker)
     float *acc = p->b.projected + row * d;
     memset(acc, 0, d * sizeof *acc);
     for (size_t i = row * top_k; i < (row + 1) * top_k; i++) {
-        if (p->m->reply_bf16) k->axpy_bf16(p->b.gates[i], (const uint16_t *)(const void *)p->b.results + i * d, d, acc);
-        else k->axpy_f32(p->b.gates[i], (const float *)(const void *)p->b.results + i * d, d, acc);
+        if (p->m->reply_bf16)
+            k->axpy_bf16(p->b.gates[i], (const uint16_t *)(const void *)p->b.results + i * d, d,
+                         acc);
+        else
+            k->axpy_f32(p->b.gates[i], (const float *)(const void *)p->b.results + i * d, d, acc);
     }
     k->add(acc, d, p->b.hidden + row * d);
     mark_bad(p, row, st->layer_index, p->b.hidden + row * d, d);
@@ -363,7 +380,8 @@ static void head_norm_row(void *ctx, uint32_t i, unsigned worker)
     struct model_pass *p = st->p;
     const struct hparams *hp = p->m->hp;
     size_t from = (size_t)p->b.logit_row[i] * hp->hidden, to = (size_t)i * hp->hidden;
-    p->m->kernels->rmsnorm(p->b.hidden + from, p->m->final_norm, hp->hidden, hp->norm_eps, p->b.norm + to);
+    p->m->kernels->rmsnorm(p->b.hidden + from, p->m->final_norm, hp->hidden, hp->norm_eps,
+                           p->b.norm + to);
     struct row_views v = norm_views(p, p->n_logits);
     fill_views(p->m->kernels, &v, wants(&p->m->head), i);
 }

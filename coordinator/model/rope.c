@@ -21,19 +21,22 @@ static float llama3_frequency(const struct rope_params *p, float inv)
     float high = (float)((double)p->original_ctx / p->high_freq_factor);
     if (wavelength > low) return inv / (float)p->factor;
     if (wavelength < high) return inv;
-    float smooth = (original / wavelength - (float)p->low_freq_factor) / (float)(p->high_freq_factor - p->low_freq_factor);
+    float smooth = (original / wavelength - (float)p->low_freq_factor) /
+                   (float)(p->high_freq_factor - p->low_freq_factor);
     return (1.0f - smooth) * inv / (float)p->factor + smooth * inv;
 }
 
 /* The dimension that turns `rotations` times over the original context. */
 static double yarn_dimension(const struct rope_params *p, uint32_t dim, double rotations)
 {
-    return (double)dim * kernels_log((double)p->original_ctx / (rotations * 2 * PI)) / (2 * kernels_log(p->theta));
+    return (double)dim * kernels_log((double)p->original_ctx / (rotations * 2 * PI)) /
+           (2 * kernels_log(p->theta));
 }
 
 static void yarn_range(const struct rope_params *p, uint32_t dim, float *low, float *span)
 {
-    double first = yarn_dimension(p, dim, p->beta_fast), last = yarn_dimension(p, dim, p->beta_slow);
+    double first = yarn_dimension(p, dim, p->beta_fast),
+           last = yarn_dimension(p, dim, p->beta_slow);
     if (p->truncate) {
         first = floor(first);
         last = ceil(last);
@@ -45,7 +48,8 @@ static void yarn_range(const struct rope_params *p, uint32_t dim, float *low, fl
     *span = (float)(last - first);
 }
 
-void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv_freq, float *factor)
+void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv_freq,
+                      float *factor)
 {
     float low = 0, span = 1;
     *factor = 1.0f;
@@ -58,9 +62,14 @@ void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv
         float base = power(p->theta, (float)(2 * i) / (float)head_dim);
         float inv = 1.0f / base;
         switch (p->kind) {
-        case ROPE_PLAIN: break;
-        case ROPE_LINEAR: inv = inv / (float)p->factor; break;
-        case ROPE_LLAMA3: inv = llama3_frequency(p, inv); break;
+        case ROPE_PLAIN:
+            break;
+        case ROPE_LINEAR:
+            inv = inv / (float)p->factor;
+            break;
+        case ROPE_LLAMA3:
+            inv = llama3_frequency(p, inv);
+            break;
         case ROPE_YARN: {
             float ramp = ((float)i - low) / span;
             ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
@@ -74,7 +83,8 @@ void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv
     }
 }
 
-void rope_angles(const float *inv_freq, uint32_t half, float factor, uint32_t position, float *c, float *s)
+void rope_angles(const float *inv_freq, uint32_t half, float factor, uint32_t position, float *c,
+                 float *s)
 {
     for (uint32_t i = 0; i < half; i++) {
         kernels_cos_sin((float)position * inv_freq[i], &c[i], &s[i]);

@@ -8,9 +8,11 @@
 
 /* inv_freq [head_dim / 2]; *factor multiplies cos and sin (1 but for yarn).
  * Source: the rope utilities of Hugging Face transformers; reference "architectures" 1.2 and 1.3. */
-void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv_freq, float *factor);
+void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv_freq,
+                      float *factor);
 
 /* cos and sin [half] of position * inv_freq, times factor. */
-void rope_angles(const float *inv_freq, uint32_t half, float factor, uint32_t position, float *c, float *s);
+void rope_angles(const float *inv_freq, uint32_t half, float factor, uint32_t position, float *c,
+                 float *s);
 
 #endif

@@ -2,8 +2,8 @@
 
 #include <math.h>
 
-#include "common/base/limits.h"
 #include "common/base/check.h"
+#include "common/base/limits.h"
 #include "common/kernels/kernels.h"
 
 /* Does logit b rank before logit a, when b has the higher number? NaN ranks last. */
@@ -30,7 +30,8 @@ static void sort_ascending(uint16_t *ids, uint32_t n)
     for (uint32_t i = 1; i < n; i++) {
         uint16_t id = ids[i];
         uint32_t at = i;
-        for (; at > 0 && ids[at - 1] > id; at--) ids[at] = ids[at - 1];
+        for (; at > 0 && ids[at - 1] > id; at--)
+            ids[at] = ids[at - 1];
         ids[at] = id;
     }
 }
@@ -54,5 +55,6 @@ void router_select(const struct router_cfg *cfg, const float *logits, uint16_t *
         gates[i] = isnan(logit) ? 0.0f : kernels_exp(logit - max) / sum;
         chosen += gates[i];
     }
-    for (uint32_t i = 0; cfg->renormalize && chosen > 0 && i < cfg->top_k; i++) gates[i] = gates[i] / chosen;
+    for (uint32_t i = 0; cfg->renormalize && chosen > 0 && i < cfg->top_k; i++)
+        gates[i] = gates[i] / chosen;
 }

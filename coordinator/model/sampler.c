@@ -15,7 +15,8 @@
 /* In the scratch: weights [V] double, then the heap [V] u32. */
 struct sampler_heap {
     const float *logits;
-    uint32_t *ids; /* [n] a heap with the best on top; popped ids stand behind it, the last popped first */
+    uint32_t *
+        ids; /* [n] a heap with the best on top; popped ids stand behind it, the last popped first */
     uint32_t n;
 };
 
@@ -49,7 +50,8 @@ static void heap_fill(struct sampler_heap *h, const double *weights, uint32_t vo
     h->n = 0;
     for (uint32_t i = 0; i < vocab; i++)
         if (weights[i] >= 0) h->ids[h->n++] = i;
-    for (uint32_t i = h->n / 2; i-- > 0;) sift_down(h, i);
+    for (uint32_t i = h->n / 2; i-- > 0;)
+        sift_down(h, i);
 }
 
 static uint32_t heap_pop(struct sampler_heap *h)
@@ -63,7 +65,8 @@ static uint32_t heap_pop(struct sampler_heap *h)
 
 static void drop_rest(const struct sampler_heap *h, double *weights)
 {
-    for (uint32_t i = 0; i < h->n; i++) weights[h->ids[i]] = DROPPED;
+    for (uint32_t i = 0; i < h->n; i++)
+        weights[h->ids[i]] = DROPPED;
 }
 
 static double total(const double *weights, uint32_t vocab)
@@ -77,7 +80,8 @@ static double total(const double *weights, uint32_t vocab)
 static void keep_top_k(struct sampler_heap *h, double *weights, uint32_t vocab, uint32_t top_k)
 {
     heap_fill(h, weights, vocab);
-    for (uint32_t i = 0; i < top_k && h->n > 0; i++) heap_pop(h);
+    for (uint32_t i = 0; i < top_k && h->n > 0; i++)
+        heap_pop(h);
     drop_rest(h, weights);
 }
 
@@ -117,8 +121,9 @@ static int64_t find_best(const float *logits, uint32_t vocab)
     return isinf(logits[best]) ? -1 : (int64_t)best;
 }
 
-int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab, const struct sampler_params *p,
-                 uint64_t output_index, void *scratch, struct sampler_pick *out)
+int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab,
+                 const struct sampler_params *p, uint64_t output_index, void *scratch,
+                 struct sampler_pick *out)
 {
     assert(vocab > 0);
     int64_t best = find_best(logits, vocab);
@@ -155,7 +160,8 @@ float sampler_logprob(const struct kernels *k, const float *logits, uint32_t voc
     return (float)((double)logits[id] - log_sum_exp(k, logits, vocab));
 }
 
-void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, uint32_t n, int32_t *ids, float *logprobs)
+void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, uint32_t n,
+                 int32_t *ids, float *logprobs)
 {
     assert(n <= vocab);
     if (n == 0) return;
@@ -163,9 +169,11 @@ void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, u
     for (uint32_t i = 0; i < vocab; i++) {
         if (found == n && !(logits[i] > logits[ids[n - 1]])) continue;
         uint32_t at = found < n ? found++ : n - 1;
-        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--) ids[at] = ids[at - 1];
+        for (; at > 0 && logits[i] > logits[ids[at - 1]]; at--)
+            ids[at] = ids[at - 1];
         ids[at] = (int32_t)i;
     }
     double lse = log_sum_exp(k, logits, vocab);
-    for (uint32_t i = 0; i < n; i++) logprobs[i] = (float)((double)logits[ids[i]] - lse);
+    for (uint32_t i = 0; i < n; i++)
+        logprobs[i] = (float)((double)logits[ids[i]] - lse);
 }

@@ -27,7 +27,8 @@ static void expected_open(struct expected *x, const char *dir)
     struct err why = {0};
     snprintf(path, sizeof path, "%s/expected.safetensors", dir);
     cr_assert_eq(file_read(path, 16u << 20, &x->bytes, &x->n, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(safetensors_parse((const uint8_t *)x->bytes, x->n, &x->tensors, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(safetensors_parse((const uint8_t *)x->bytes, x->n, &x->tensors, &why), ERR_OK,
+                 "%s", why.text);
     snprintf(path, sizeof path, "%s/expected.json", dir);
     cr_assert_eq(json_parse_file(path, 4u << 20, 64, &x->json, &why), ERR_OK, "%s", why.text);
 }
@@ -40,11 +41,14 @@ static void expected_close(struct expected *x)
 }
 
 /* "p0" + ".hidden." + "1"; the values (copied: the file promises no alignment) and the first dimension. NULL if absent. */
-static void *expected_get(const struct expected *x, const char *prompt, const char *key, int index, uint64_t dims[2])
+static void *expected_get(const struct expected *x, const char *prompt, const char *key, int index,
+                          uint64_t dims[2])
 {
     char name[128];
-    if (index >= 0) snprintf(name, sizeof name, "%s.%s.%d", prompt, key, index);
-    else snprintf(name, sizeof name, "%s.%s", prompt, key);
+    if (index >= 0)
+        snprintf(name, sizeof name, "%s.%s.%d", prompt, key, index);
+    else
+        snprintf(name, sizeof name, "%s.%s", prompt, key);
     for (uint32_t i = 0; i < x->tensors.n; i++) {
         const struct safetensors_tensor *t = &x->tensors.tensors[i];
         if (strcmp(t->name, name) != 0) continue;
@@ -72,7 +76,7 @@ struct check {
     bool exact; /* experts must agree */
     int32_t *rows;
     uint64_t n_rows;
-    uint32_t first; /* position of the pass' first row */
+    uint32_t first;               /* position of the pass' first row */
     double hidden, router, gates; /* worst absolute errors so far */
     uint32_t other_experts, choices;
 };
@@ -93,7 +97,8 @@ static void compare_hidden(struct check *c, const struct one_process *o, int ind
     float *want = expected_get(c->x, c->prompt, "hidden", index, dims);
     cr_assert(want, "%s: no hidden.%d", c->prompt, index);
     for (uint64_t i = 0; i < c->n_rows; i++)
-        c->hidden = fmax(c->hidden, worst(model_pass_hidden(o->pass) + (size_t)c->rows[i] * dims[1], want + i * dims[1], dims[1]));
+        c->hidden = fmax(c->hidden, worst(model_pass_hidden(o->pass) + (size_t)c->rows[i] * dims[1],
+                                          want + i * dims[1], dims[1]));
     mem_free(want);
 }
 
@@ -104,17 +109,21 @@ static void see_routed(void *ctx, const struct one_process *o, uint32_t layer)
     float *scores = expected_get(c->x, c->prompt, "router_scores", (int)layer, dims);
     cr_assert(scores);
     for (uint64_t i = 0; i < c->n_rows; i++)
-        c->router = fmax(c->router, worst(model_pass_router(o->pass) + (size_t)c->rows[i] * dims[1], scores + i * dims[1], dims[1]));
+        c->router = fmax(c->router, worst(model_pass_router(o->pass) + (size_t)c->rows[i] * dims[1],
+                                          scores + i * dims[1], dims[1]));
     mem_free(scores);
     int32_t *ids = expected_get(c->x, c->prompt, "experts", (int)layer, dims);
     float *gates = expected_get(c->x, c->prompt, "gates", (int)layer, dims);
     cr_assert(ids && gates);
     for (uint64_t i = 0; i < dims[0]; i++) {
         bool same = true;
-        for (uint64_t k = 0; k < dims[1]; k++) same &= model_pass_experts(o->pass)[i * dims[1] + k] == ids[i * dims[1] + k];
+        for (uint64_t k = 0; k < dims[1]; k++)
+            same &= model_pass_experts(o->pass)[i * dims[1] + k] == ids[i * dims[1] + k];
         c->other_experts += !same;
         c->choices++;
-        if (same) c->gates = fmax(c->gates, worst(model_pass_gates(o->pass) + i * dims[1], gates + i * dims[1], dims[1]));
+        if (same)
+            c->gates = fmax(c->gates, worst(model_pass_gates(o->pass) + i * dims[1],
+                                            gates + i * dims[1], dims[1]));
     }
     mem_free(ids);
     mem_free(gates);
@@ -126,12 +135,14 @@ static void see_layer(void *ctx, const struct one_process *o, uint32_t layer)
 }
 
 /* The input of layer 0: a pass begun, none of its layers run. */
-static void compare_embedding(struct check *c, struct one_process *o, const int32_t *ids, uint32_t n)
+static void compare_embedding(struct check *c, struct one_process *o, const int32_t *ids,
+                              uint32_t n)
 {
     struct model_row rows[128];
     cr_assert_leq(n, 128u);
     uint32_t block = 0;
-    for (uint32_t i = 0; i < n; i++) rows[i] = (struct model_row){.token = ids[i], .position = i, .blocks = &block};
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (struct model_row){.token = ids[i], .position = i, .blocks = &block};
     model_begin(o->pass, rows, n);
     compare_hidden(c, o, 0);
     cr_expect_eq(c->hidden, 0, "the embedding look-up is exact");
@@ -174,12 +185,15 @@ static void check_tiny(const char *name, bool f32)
         for (uint64_t i = 0; i < c.n_rows; i++) {
             const float *got = model_pass_logits(o.pass, (uint32_t)c.rows[i]);
             logits_error = fmax(logits_error, worst(got, logits + i * vocab, vocab));
-            for (uint32_t v = 0; v < vocab; v++) rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
+            for (uint32_t v = 0; v < vocab; v++)
+                rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
             rms.n += vocab;
         }
         int32_t decoded[64];
         one_greedy(&o, &s, (uint32_t)n - 1, decoded, (uint32_t)n_greedy);
-        if (f32) cr_expect_arr_eq(decoded, greedy, n_greedy * sizeof *greedy, "%s %s: greedy tokens differ", name, prompt);
+        if (f32)
+            cr_expect_arr_eq(decoded, greedy, n_greedy * sizeof *greedy,
+                             "%s %s: greedy tokens differ", name, prompt);
         all.hidden = fmax(all.hidden, c.hidden);
         all.router = fmax(all.router, c.router);
         all.gates = fmax(all.gates, c.gates);
@@ -191,9 +205,11 @@ static void check_tiny(const char *name, bool f32)
         mem_free(greedy);
     }
     double error = sqrt(rms.sum / (double)rms.n);
-    printf("golden %s: worst |error| logits %.2g hidden %.2g router %.2g gates %.2g; logits RMS %.3g; "
-           "%u of %u rows chose other experts\n",
-           name, logits_error, all.hidden, all.router, all.gates, error, all.other_experts, all.choices);
+    printf(
+        "golden %s: worst |error| logits %.2g hidden %.2g router %.2g gates %.2g; logits RMS %.3g; "
+        "%u of %u rows chose other experts\n",
+        name, logits_error, all.hidden, all.router, all.gates, error, all.other_experts,
+        all.choices);
     cr_expect_gt(all.choices, 0u);
     if (f32) {
         cr_expect_leq(logits_error, number(x.json, "tolerance", "logits"));
@@ -238,15 +254,18 @@ Test(golden, tiny_qwen3_moe_in_bf16_is_no_worse_than_the_official_bf16_run)
 /* ---- the demonstration model: trained, so its logits have the spread of a real one ---------------- */
 
 /* Log-probabilities of the tokens of a passage, each given those before it. */
-static void check_passage(struct one_process *o, const json_t *passage, double *sum_sq, double *drift, size_t *count)
+static void check_passage(struct one_process *o, const json_t *passage, double *sum_sq,
+                          double *drift, size_t *count)
 {
-    const json_t *ids = json_object_get(passage, "ids"), *want = json_object_get(passage, "logprobs");
+    const json_t *ids = json_object_get(passage, "ids"),
+                 *want = json_object_get(passage, "logprobs");
     const uint32_t n = (uint32_t)json_array_size(ids), vocab = model_hparams(o->model)->vocab;
     cr_assert(n >= 2 && json_array_size(want) == n - 1);
     int32_t *tokens = mem_zalloc_array(n, sizeof *tokens);
     float *logits = mem_zalloc_array((size_t)n * vocab, sizeof *logits);
     cr_assert(tokens && logits);
-    for (uint32_t i = 0; i < n; i++) tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+    for (uint32_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)json_integer_value(json_array_get(ids, i));
     struct one_sequence s = one_sequence(o, n);
     one_prompt(o, &s, tokens, n, 48, logits);
     for (uint32_t i = 0; i + 1 < n; i++) {
@@ -267,7 +286,9 @@ static void check_demo(const char *quantize, double allowed)
     struct expected x;
     struct one_process o;
     expected_open(&x, dir);
-    one_open(&o, &(struct one_cfg){.path = dir, .quantize = quantize, .threads = 2, .max_rows = 64, .n_blocks = 64});
+    one_open(&o,
+             &(struct one_cfg){
+                 .path = dir, .quantize = quantize, .threads = 2, .max_rows = 64, .n_blocks = 64});
     const uint32_t vocab = model_hparams(o.model)->vocab;
     struct rms rms = {0};
     uint32_t agreed = 0, decoded_all = 0;
@@ -287,13 +308,15 @@ static void check_demo(const char *quantize, double allowed)
         one_feed(&o, &s, ids, (uint32_t)n, true, NULL);
         for (uint64_t i = 0; i < n_rows; i++) {
             const float *got = model_pass_logits(o.pass, (uint32_t)rows[i]);
-            for (uint32_t v = 0; v < vocab; v++) rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
+            for (uint32_t v = 0; v < vocab; v++)
+                rms.sum += pow((double)got[v] - (double)logits[i * vocab + v], 2);
             rms.n += vocab;
         }
         int32_t decoded[64];
         one_greedy(&o, &s, (uint32_t)n - 1, decoded, (uint32_t)n_greedy);
         uint32_t same = 0;
-        while (same < n_greedy && decoded[same] == greedy[same]) same++;
+        while (same < n_greedy && decoded[same] == greedy[same])
+            same++;
         agreed += same;
         decoded_all += (uint32_t)n_greedy;
         mem_free(ids);
@@ -304,15 +327,19 @@ static void check_demo(const char *quantize, double allowed)
     double error = sqrt(rms.sum / (double)rms.n), sum_sq = 0, drift = 0;
     size_t count = 0, i;
     json_t *passage;
-    json_array_foreach(json_object_get(x.json, "passages"), i, passage) check_passage(&o, passage, &sum_sq, &drift, &count);
+    json_array_foreach(json_object_get(x.json, "passages"), i, passage)
+        check_passage(&o, passage, &sum_sq, &drift, &count);
     cr_assert_gt(count, 0u);
-    double official = number(x.json, "facts", "official_bf16_rms"), passages = sqrt(sum_sq / (double)count);
-    printf("golden demo %s: logits RMS %.3g (official bf16 %.3g); logprobs of %zu tokens: RMS %.3g, mean %+.2g; "
-           "greedy agrees for %u of %u tokens\n",
-           quantize, error, official, count, passages, drift / (double)count, agreed, decoded_all);
+    double official = number(x.json, "facts", "official_bf16_rms"),
+           passages = sqrt(sum_sq / (double)count);
+    printf(
+        "golden demo %s: logits RMS %.3g (official bf16 %.3g); logprobs of %zu tokens: RMS %.3g, mean %+.2g; "
+        "greedy agrees for %u of %u tokens\n",
+        quantize, error, official, count, passages, drift / (double)count, agreed, decoded_all);
     cr_expect_leq(error, allowed * official);
     cr_expect_leq(passages, allowed * official);
-    cr_expect_leq(fabs(drift / (double)count), 0.1 * allowed * official, "errors must not lean to one side");
+    cr_expect_leq(fabs(drift / (double)count), 0.1 * allowed * official,
+                  "errors must not lean to one side");
     one_close(&o);
     expected_close(&x);
 }

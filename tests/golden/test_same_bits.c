@@ -13,8 +13,9 @@
 static const struct {
     const char *name, *quantize;
 } models[] = {
-    {"tiny-mixtral", NULL},        {"tiny-qwen3_moe", NULL},   {"tiny-olmoe", NULL},          {"tiny-mixtral-bf16", NULL},
-    {"tiny-qwen3_moe-bf16", NULL}, {"tiny-mixtral", "q8_0"},   {"tiny-qwen3_moe-bf16", "q8_0"}, {"tiny-olmoe", "q8_0"},
+    {"tiny-mixtral", NULL},          {"tiny-qwen3_moe", NULL},      {"tiny-olmoe", NULL},
+    {"tiny-mixtral-bf16", NULL},     {"tiny-qwen3_moe-bf16", NULL}, {"tiny-mixtral", "q8_0"},
+    {"tiny-qwen3_moe-bf16", "q8_0"}, {"tiny-olmoe", "q8_0"},
 };
 
 static void prompt(uint32_t seed, uint32_t vocab, int32_t ids[TOKENS])
@@ -30,8 +31,12 @@ static void open_model(struct one_process *o, size_t model, const char *kernels,
 {
     char dir[1024];
     snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, models[model].name);
-    one_open(o, &(struct one_cfg){.path = dir, .quantize = models[model].quantize, .kernels = kernels,
-                                  .threads = threads, .max_rows = TOKENS + OTHERS, .n_blocks = 64});
+    one_open(o, &(struct one_cfg){.path = dir,
+                                  .quantize = models[model].quantize,
+                                  .kernels = kernels,
+                                  .threads = threads,
+                                  .max_rows = TOKENS + OTHERS,
+                                  .n_blocks = 64});
 }
 
 /* The logits of a fresh process that takes the prompt in chunks. */
@@ -51,12 +56,15 @@ static float *run(size_t model, const char *kernels, unsigned threads, uint32_t 
     return logits;
 }
 
-static void expect_same(size_t model, const float *want, size_t n, const char *kernels, unsigned threads, uint32_t chunk)
+static void expect_same(size_t model, const float *want, size_t n, const char *kernels,
+                        unsigned threads, uint32_t chunk)
 {
     size_t m;
     float *got = run(model, kernels, threads, chunk, &m);
-    cr_expect(m == n && memcmp(got, want, n * sizeof *got) == 0, "%s %s: %s, %u threads, chunk %u: other bits",
-              models[model].name, models[model].quantize ? models[model].quantize : "", kernels ? kernels : "best", threads, chunk);
+    cr_expect(m == n && memcmp(got, want, n * sizeof *got) == 0,
+              "%s %s: %s, %u threads, chunk %u: other bits", models[model].name,
+              models[model].quantize ? models[model].quantize : "", kernels ? kernels : "best",
+              threads, chunk);
     mem_free(got);
 }
 
@@ -118,19 +126,25 @@ static void run_among_others(struct one_process *o, const int32_t *ids, float *l
     for (uint32_t at = 0; at < TOKENS;) {
         uint32_t m = at < 100 ? 20 : 1, n = 0;
         for (uint32_t k = 0; k < OTHERS; k++) {
-            struct model_row other = {.token = other_ids[k][others[k].position], .position = others[k].position, .blocks = others[k].blocks};
+            struct model_row other = {.token = other_ids[k][others[k].position],
+                                      .position = others[k].position,
+                                      .blocks = others[k].blocks};
             others[k].position++;
             if (k < 3) rows[n++] = other;
         }
         uint32_t first = n;
         for (uint32_t i = 0; i < m; i++)
-            rows[n++] = (struct model_row){.token = ids[at + i], .position = at + i, .blocks = s.blocks, .wants_logits = true};
+            rows[n++] = (struct model_row){
+                .token = ids[at + i], .position = at + i, .blocks = s.blocks, .wants_logits = true};
         for (uint32_t k = 3; k < OTHERS; k++)
-            rows[n++] = (struct model_row){.token = other_ids[k][others[k].position - 1], .position = others[k].position - 1, .blocks = others[k].blocks};
+            rows[n++] = (struct model_row){.token = other_ids[k][others[k].position - 1],
+                                           .position = others[k].position - 1,
+                                           .blocks = others[k].blocks};
         cr_assert_eq(first, 3u);
         one_pass(o, rows, n, NULL);
         for (uint32_t i = 0; i < m; i++)
-            memcpy(logits + (size_t)(at + i) * vocab, model_pass_logits(o->pass, i), vocab * sizeof *logits);
+            memcpy(logits + (size_t)(at + i) * vocab, model_pass_logits(o->pass, i),
+                   vocab * sizeof *logits);
         at += m;
     }
 }
@@ -147,7 +161,8 @@ Test(same_bits, alone_or_among_seven_others)
         int32_t ids[TOKENS];
         prompt(1, model_hparams(o.model)->vocab, ids);
         run_among_others(&o, ids, got);
-        cr_expect(memcmp(got, want, n * sizeof *got) == 0, "%s: other bits among other sequences", models[m].name);
+        cr_expect(memcmp(got, want, n * sizeof *got) == 0, "%s: other bits among other sequences",
+                  models[m].name);
         one_close(&o);
         mem_free(got);
         mem_free(want);
@@ -164,14 +179,17 @@ Test(same_bits, beside_a_row_that_is_not_finite)
         float *want = mem_zalloc_array(2 * (size_t)hp->vocab, sizeof *want);
         cr_assert(want);
         for (int broken = 0; broken < 3; broken++) {
-            struct one_sequence s[3] = {one_sequence(&o, 4), one_sequence(&o, 4), one_sequence(&o, 4)};
+            struct one_sequence s[3] = {one_sequence(&o, 4), one_sequence(&o, 4),
+                                        one_sequence(&o, 4)};
             struct model_row rows[3];
             for (int i = 0; i < 3; i++)
-                rows[i] = (struct model_row){.token = 5 + i, .position = 0, .blocks = s[i].blocks, .wants_logits = true};
+                rows[i] = (struct model_row){
+                    .token = 5 + i, .position = 0, .blocks = s[i].blocks, .wants_logits = true};
             model_begin(o.pass, rows, 3);
             float *hidden = (float *)(uintptr_t)model_pass_hidden(o.pass);
             if (broken == 1) hidden[hp->hidden + 3] = (float)NAN;
-            if (broken == 2) hidden[hp->hidden + 3] = 3e38f; /* its square overflows: the norm row becomes 0 */
+            if (broken == 2)
+                hidden[hp->hidden + 3] = 3e38f; /* its square overflows: the norm row becomes 0 */
             for (uint32_t l = 0; l < hp->n_layers; l++) {
                 if (broken == 2 && l == 1) hidden[hp->hidden] = -(float)INFINITY;
                 model_attention(o.pass, o.kv, l, o.workers);
@@ -181,11 +199,14 @@ Test(same_bits, beside_a_row_that_is_not_finite)
             model_head(o.pass, o.workers);
             for (uint32_t i = 0; i < 2; i++) {
                 float *row = want + i * hp->vocab;
-                if (broken == 0) memcpy(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row);
-                cr_expect_eq(memcmp(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row), 0, "%s", models[m].name);
+                if (broken == 0)
+                    memcpy(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row);
+                cr_expect_eq(memcmp(row, model_pass_logits(o.pass, 2 * i), hp->vocab * sizeof *row),
+                             0, "%s", models[m].name);
                 cr_expect_eq(model_pass_bad_layer(o.pass, 2 * i), -1);
             }
-            cr_expect_eq(model_pass_bad_layer(o.pass, 1), broken - 1, "%s, broken %d", models[m].name, broken);
+            cr_expect_eq(model_pass_bad_layer(o.pass, 1), broken - 1, "%s, broken %d",
+                         models[m].name, broken);
         }
         mem_free(want);
         one_close(&o);

@@ -20,8 +20,8 @@ struct one_process {
     struct kv_store *kv;
     struct model_pass *pass;
     uint32_t max_rows, n_blocks, used_blocks;
-    uint32_t *row_index; /* [max_rows * top_k] */
-    void **out;          /* [max_rows * top_k] */
+    uint32_t *row_index;       /* [max_rows * top_k] */
+    void **out;                /* [max_rows * top_k] */
     struct expert_task *tasks; /* [E] */
 };
 
@@ -52,17 +52,22 @@ static inline void one_open(struct one_process *o, const struct one_cfg *cfg)
     memset(o, 0, sizeof *o);
     cr_assert_eq(model_file_open(cfg->path, &o->file, &why), ERR_OK, "%s", why.text);
     cr_assert_eq(kernels_pick(cfg->kernels, &o->kernels, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(workers_open(cfg->threads ? cfg->threads : 1, 200, &o->workers, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(model_open(o->file, cfg->quantize, o->kernels, o->workers, &o->model, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(expert_store_open(o->file, cfg->quantize, o->kernels, &o->experts, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(workers_open(cfg->threads ? cfg->threads : 1, 200, &o->workers, &why), ERR_OK,
+                 "%s", why.text);
+    cr_assert_eq(model_open(o->file, cfg->quantize, o->kernels, o->workers, &o->model, &why),
+                 ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_open(o->file, cfg->quantize, o->kernels, &o->experts, &why), ERR_OK,
+                 "%s", why.text);
     const struct hparams *hp = model_hparams(o->model);
     for (uint32_t l = 0; l < hp->n_layers; l++)
         for (uint32_t e = 0; hp->is_moe[l] && e < hp->n_experts; e++)
-            cr_assert_eq(expert_store_load(o->experts, l, e, o->workers, &why), ERR_OK, "%s", why.text);
+            cr_assert_eq(expert_store_load(o->experts, l, e, o->workers, &why), ERR_OK, "%s",
+                         why.text);
     o->max_rows = cfg->max_rows;
     o->n_blocks = cfg->n_blocks;
     cr_assert_eq(kv_store_open(o->model, o->n_blocks, &o->kv, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(model_pass_open(o->model, o->max_rows, o->max_rows, &o->pass, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(model_pass_open(o->model, o->max_rows, o->max_rows, &o->pass, &why), ERR_OK, "%s",
+                 why.text);
     size_t n = (size_t)o->max_rows * (hp->top_k ? hp->top_k : 1);
     o->row_index = mem_zalloc_array(n, sizeof *o->row_index);
     o->out = mem_zalloc_array(n, sizeof *o->out);
@@ -89,7 +94,8 @@ static inline struct one_sequence one_sequence(struct one_process *o, uint32_t t
     struct one_sequence s = {.position = 0};
     uint32_t n = (tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
     cr_assert(n <= sizeof s.blocks / sizeof s.blocks[0] && o->used_blocks + n <= o->n_blocks);
-    for (uint32_t i = 0; i < n; i++) s.blocks[i] = o->n_blocks - ++o->used_blocks;
+    for (uint32_t i = 0; i < n; i++)
+        s.blocks[i] = o->n_blocks - ++o->used_blocks;
     return s;
 }
 
@@ -108,14 +114,19 @@ static inline void one_run_experts(struct one_process *o, uint32_t layer, uint32
             o->out[used++] = results + i * bytes;
         }
         if (used == first) continue;
-        o->tasks[n_tasks++] = (struct expert_task){.expert = e, .m = used - first, .in = model_pass_expert_rows(o->pass),
-                                                   .row_index = o->row_index + first, .out = o->out + first};
+        o->tasks[n_tasks++] = (struct expert_task){.expert = e,
+                                                   .m = used - first,
+                                                   .in = model_pass_expert_rows(o->pass),
+                                                   .row_index = o->row_index + first,
+                                                   .out = o->out + first};
     }
     struct err why = {0};
-    cr_assert_eq(expert_store_run(o->experts, layer, o->tasks, n_tasks, o->workers, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_run(o->experts, layer, o->tasks, n_tasks, o->workers, &why), ERR_OK,
+                 "%s", why.text);
 }
 
-static inline void one_pass(struct one_process *o, const struct model_row *rows, uint32_t n, const struct one_observer *see)
+static inline void one_pass(struct one_process *o, const struct model_row *rows, uint32_t n,
+                            const struct one_observer *see)
 {
     const struct hparams *hp = model_hparams(o->model);
     model_begin(o->pass, rows, n);
@@ -132,14 +143,16 @@ static inline void one_pass(struct one_process *o, const struct model_row *rows,
 }
 
 /* Run n tokens of one sequence in one pass; logits [n, V] are left in the pass when all_logits, else the last row's. */
-static inline void one_feed(struct one_process *o, struct one_sequence *s, const int32_t *ids, uint32_t n, bool all_logits,
-                            const struct one_observer *see)
+static inline void one_feed(struct one_process *o, struct one_sequence *s, const int32_t *ids,
+                            uint32_t n, bool all_logits, const struct one_observer *see)
 {
     cr_assert_leq(n, o->max_rows);
     struct model_row *rows = mem_zalloc_array(n, sizeof *rows);
     cr_assert(rows);
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (struct model_row){.token = ids[i], .position = s->position + i, .blocks = s->blocks,
+        rows[i] = (struct model_row){.token = ids[i],
+                                     .position = s->position + i,
+                                     .blocks = s->blocks,
                                      .wants_logits = all_logits || i + 1 == n};
     one_pass(o, rows, n, see);
     s->position += n;
@@ -147,15 +160,16 @@ static inline void one_feed(struct one_process *o, struct one_sequence *s, const
 }
 
 /* The whole prompt in chunks; logits [n, V] into `logits`. */
-static inline void one_prompt(struct one_process *o, struct one_sequence *s, const int32_t *ids, uint32_t n, uint32_t chunk,
-                              float *logits)
+static inline void one_prompt(struct one_process *o, struct one_sequence *s, const int32_t *ids,
+                              uint32_t n, uint32_t chunk, float *logits)
 {
     const uint32_t vocab = model_hparams(o->model)->vocab;
     for (uint32_t at = 0; at < n; at += chunk) {
         uint32_t m = n - at < chunk ? n - at : chunk;
         one_feed(o, s, ids + at, m, true, NULL);
         for (uint32_t i = 0; i < m; i++)
-            memcpy(logits + (size_t)(at + i) * vocab, model_pass_logits(o->pass, i), vocab * sizeof *logits);
+            memcpy(logits + (size_t)(at + i) * vocab, model_pass_logits(o->pass, i),
+                   vocab * sizeof *logits);
     }
 }
 
@@ -168,7 +182,8 @@ static inline int32_t one_best(const float *logits, uint32_t vocab)
 }
 
 /* Decode n tokens, one per pass, from the logits that the last pass left (its row `logit_row`). */
-static inline void one_greedy(struct one_process *o, struct one_sequence *s, uint32_t logit_row, int32_t *out, uint32_t n)
+static inline void one_greedy(struct one_process *o, struct one_sequence *s, uint32_t logit_row,
+                              int32_t *out, uint32_t n)
 {
     const uint32_t vocab = model_hparams(o->model)->vocab;
     for (uint32_t i = 0; i < n; i++) {

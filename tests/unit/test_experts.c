@@ -18,7 +18,8 @@ struct fixture {
     uint32_t d, f;
 };
 
-static void open_fixture(struct fixture *x, const char *model, const char *quantize, unsigned threads)
+static void open_fixture(struct fixture *x, const char *model, const char *quantize,
+                         unsigned threads)
 {
     char path[1024];
     struct err why = {0};
@@ -26,7 +27,8 @@ static void open_fixture(struct fixture *x, const char *model, const char *quant
     cr_assert_eq(model_file_open(path, &x->file, &why), ERR_OK, "%s", why.text);
     cr_assert_eq(kernels_pick(NULL, &x->k, &why), ERR_OK);
     cr_assert_eq(workers_open(threads, 0, &x->workers, &why), ERR_OK);
-    cr_assert_eq(expert_store_open(x->file, quantize, x->k, &x->store, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_open(x->file, quantize, x->k, &x->store, &why), ERR_OK, "%s",
+                 why.text);
     x->d = model_file_hparams(x->file)->hidden;
     x->f = model_file_hparams(x->file)->expert_width;
 }
@@ -41,7 +43,8 @@ static void close_fixture(struct fixture *x)
 static void load(struct fixture *x, uint32_t layer, uint32_t expert)
 {
     struct err why = {0};
-    cr_assert_eq(expert_store_load(x->store, layer, expert, x->workers, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_load(x->store, layer, expert, x->workers, &why), ERR_OK, "%s",
+                 why.text);
 }
 
 /* m random rows in the store's format, and as f32 what they stand for. */
@@ -53,7 +56,8 @@ static struct rows make_rows(const struct fixture *x, uint32_t m, float *values)
     struct rows r = rows_at(place, f, m, x->d);
     for (uint32_t i = 0; i < m; i++) {
         float *v = values + (size_t)i * x->d;
-        for (uint32_t j = 0; j < x->d; j++) v[j] = (float)(rng_uniform(i, j, 9) * 4 - 2);
+        for (uint32_t j = 0; j < x->d; j++)
+            v[j] = (float)(rng_uniform(i, j, 9) * 4 - 2);
         rows_set(x->k, &r, i, v);
         for (uint32_t j = 0; j < x->d; j++) {
             size_t at = (size_t)i * x->d + j;
@@ -64,8 +68,8 @@ static struct rows make_rows(const struct fixture *x, uint32_t m, float *values)
     return r;
 }
 
-static void dense(const struct fixture *x, enum weight_role role, uint32_t layer, uint32_t expert, const double *in, uint32_t k,
-                  double *out, uint32_t n)
+static void dense(const struct fixture *x, enum weight_role role, uint32_t layer, uint32_t expert,
+                  const double *in, uint32_t k, double *out, uint32_t n)
 {
     const struct tensor *t = model_file_find(x->file, role, layer, expert);
     float *w = mem_zalloc_array((size_t)n * k, sizeof *w);
@@ -73,7 +77,8 @@ static void dense(const struct fixture *x, enum weight_role role, uint32_t layer
     dtype_to_f32(t->dtype, t->data, (size_t)n * k, w);
     for (uint32_t i = 0; i < n; i++) {
         out[i] = 0;
-        for (uint32_t j = 0; j < k; j++) out[i] += (double)w[(size_t)i * k + j] * in[j];
+        for (uint32_t j = 0; j < k; j++)
+            out[i] += (double)w[(size_t)i * k + j] * in[j];
     }
     mem_free(w);
 }
@@ -81,20 +86,23 @@ static void dense(const struct fixture *x, enum weight_role role, uint32_t layer
 static float result(const struct fixture *x, const uint8_t *out, uint32_t row, uint32_t i)
 {
     size_t at = (size_t)row * x->d + i;
-    if (expert_store_reply_bf16(x->store)) return bf16_to_f32(((const uint16_t *)(const void *)out)[at]);
+    if (expert_store_reply_bf16(x->store))
+        return bf16_to_f32(((const uint16_t *)(const void *)out)[at]);
     return ((const float *)(const void *)out)[at];
 }
 
-static void run_one(struct fixture *x, uint32_t layer, uint32_t expert, const struct rows *in, uint32_t m, const uint32_t *index,
-                    uint8_t *out)
+static void run_one(struct fixture *x, uint32_t layer, uint32_t expert, const struct rows *in,
+                    uint32_t m, const uint32_t *index, uint8_t *out)
 {
     size_t bytes = x->d * (expert_store_reply_bf16(x->store) ? 2u : 4u);
     void **to = mem_zalloc_array(m, sizeof *to);
     cr_assert(to);
-    for (uint32_t i = 0; i < m; i++) to[i] = out + i * bytes;
+    for (uint32_t i = 0; i < m; i++)
+        to[i] = out + i * bytes;
     struct err why = {0};
     struct expert_task task = {.expert = expert, .m = m, .in = in, .row_index = index, .out = to};
-    cr_assert_eq(expert_store_run(x->store, layer, &task, 1, x->workers, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_run(x->store, layer, &task, 1, x->workers, &why), ERR_OK, "%s",
+                 why.text);
     mem_free(to);
 }
 
@@ -112,10 +120,12 @@ static void check_against_double(const char *model, const char *quantize, double
     for (uint32_t r = 0; r < 2; r++) {
         double row[64], gate[256], up[256], want[64];
         cr_assert_leq(x.f, 256u);
-        for (uint32_t j = 0; j < 64; j++) row[j] = (double)values[(r == 0 ? 2 : 0) * 64 + j];
+        for (uint32_t j = 0; j < 64; j++)
+            row[j] = (double)values[(r == 0 ? 2 : 0) * 64 + j];
         dense(&x, W_EXPERT_GATE, 1, 3, row, 64, gate, x.f);
         dense(&x, W_EXPERT_UP, 1, 3, row, 64, up, x.f);
-        for (uint32_t j = 0; j < x.f; j++) gate[j] = gate[j] / (1 + exp(-gate[j])) * up[j];
+        for (uint32_t j = 0; j < x.f; j++)
+            gate[j] = gate[j] / (1 + exp(-gate[j])) * up[j];
         dense(&x, W_EXPERT_DOWN, 1, 3, gate, x.f, want, 64);
         for (uint32_t i = 0; i < 64; i++) {
             worst = fmax(worst, fabs((double)result(&x, out, r, i) - want[i]));
@@ -132,8 +142,9 @@ static void check_against_double(const char *model, const char *quantize, double
 Test(experts, compute_the_gated_feed_forward_of_their_rows)
 {
     check_against_double("tiny-mixtral", "none", 1e-6);
-    check_against_double("tiny-qwen3_moe-bf16", "none", 0.01); /* two roundings to 8 bits of mantissa */
-    check_against_double("tiny-mixtral", "q8_0", 0.03);        /* weights and rows of 8 bits */
+    check_against_double("tiny-qwen3_moe-bf16", "none",
+                         0.01);                         /* two roundings to 8 bits of mantissa */
+    check_against_double("tiny-mixtral", "q8_0", 0.03); /* weights and rows of 8 bits */
     check_against_double("tiny-qwen3_moe-bf16", "q8_0", 0.03);
 }
 
@@ -143,7 +154,8 @@ static void check_many_rows(const char *model, const char *quantize, uint32_t M)
     enum { TASKS = 3 };
     struct fixture x;
     open_fixture(&x, model, quantize, 2);
-    for (uint32_t e = 0; e < TASKS; e++) load(&x, 0, e);
+    for (uint32_t e = 0; e < TASKS; e++)
+        load(&x, 0, e);
     float *values = mem_zalloc_array((size_t)M * x.d, sizeof *values);
     size_t bytes = x.d * (expert_store_reply_bf16(x.store) ? 2u : 4u);
     uint8_t *out = mem_zalloc_array((size_t)M * TASKS, bytes), *one = mem_zalloc(bytes);
@@ -151,17 +163,25 @@ static void check_many_rows(const char *model, const char *quantize, uint32_t M)
     void **to = mem_zalloc_array((size_t)M * TASKS, sizeof *to);
     cr_assert(values && out && one && index && to);
     struct rows in = make_rows(&x, M, values);
-    for (uint32_t i = 0; i < M; i++) index[i] = M - 1 - i;
-    for (uint32_t i = 0; i < M * TASKS; i++) to[i] = out + i * bytes;
+    for (uint32_t i = 0; i < M; i++)
+        index[i] = M - 1 - i;
+    for (uint32_t i = 0; i < M * TASKS; i++)
+        to[i] = out + i * bytes;
     struct expert_task tasks[TASKS];
     for (uint32_t e = 0; e < TASKS; e++)
-        tasks[e] = (struct expert_task){.expert = e, .m = e == 1 ? 5 : M, .in = &in, .row_index = index, .out = to + (size_t)e * M};
+        tasks[e] = (struct expert_task){.expert = e,
+                                        .m = e == 1 ? 5 : M,
+                                        .in = &in,
+                                        .row_index = index,
+                                        .out = to + (size_t)e * M};
     struct err why = {0};
-    cr_assert_eq(expert_store_run(x.store, 0, tasks, TASKS, x.workers, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(expert_store_run(x.store, 0, tasks, TASKS, x.workers, &why), ERR_OK, "%s",
+                 why.text);
     for (uint32_t e = 0; e < TASKS; e++)
         for (uint32_t i = 0; i < tasks[e].m; i += M / 20) {
             run_one(&x, 0, e, &in, 1, &index[i], one);
-            cr_expect_eq(memcmp(one, out + ((size_t)e * M + i) * bytes, bytes), 0, "%s %s: expert %u, row %u", model, quantize, e, i);
+            cr_expect_eq(memcmp(one, out + ((size_t)e * M + i) * bytes, bytes), 0,
+                         "%s %s: expert %u, row %u", model, quantize, e, i);
         }
     mem_free(values);
     mem_free(out);
@@ -200,7 +220,8 @@ Test(experts, are_counted_and_freed_with_the_last_reference)
     cr_expect(!expert_store_holds(x.store, 0, 6));
 
     cr_expect_eq(expert_store_load(x.store, 2, 0, x.workers, &why), ERR_NOT_FOUND);
-    cr_expect(strstr(why.text, "layer 2") != NULL && strstr(why.text, "2 layers") != NULL, "%s", why.text);
+    cr_expect(strstr(why.text, "layer 2") != NULL && strstr(why.text, "2 layers") != NULL, "%s",
+              why.text);
     cr_expect_eq(expert_store_load(x.store, 0, 6, x.workers, &why), ERR_NOT_FOUND);
     close_fixture(&x);
 }
@@ -241,7 +262,8 @@ Test(experts, every_failed_allocation_is_an_error_and_leaves_the_store_whole)
         }
         cr_expect_eq(rc, ERR_EXHAUSTED, "%s", why.text);
         failed++;
-        if (store != NULL && expert_store_holds(store, 0, 0)) /* the same call works once there is memory */
+        if (store != NULL &&
+            expert_store_holds(store, 0, 0)) /* the same call works once there is memory */
             cr_expect_eq(expert_store_run(store, 0, &task, 1, x.workers, &why), ERR_OK);
         expert_store_close(store);
     }

@@ -71,7 +71,8 @@ Test(router, agrees_with_a_plain_sort)
         }
         router_select(&cfg, logits, ids, gates);
         double sum = 0;
-        for (int k = 0; k < 8; k++) sum += exp((double)logits[ids[k]]);
+        for (int k = 0; k < 8; k++)
+            sum += exp((double)logits[ids[k]]);
         for (int k = 0; k < 8; k++) {
             uint32_t before = 0;
             for (int e = 0; e < 40; e++)

@@ -60,8 +60,10 @@ Test(sampler, a_row_that_is_not_finite_is_refused)
     for (int t = 0; t < 2; t++) {
         struct sampler_params p = {.temperature = t, .top_p = 1};
         cr_expect_eq(sampler_pick(table(), (float[]){1, NAN, 2}, 3, &p, 0, scratch, &pick), -1);
-        cr_expect_eq(sampler_pick(table(), (float[]){1, INFINITY, 2}, 3, &p, 0, scratch, &pick), -1);
-        cr_expect_eq(sampler_pick(table(), (float[]){-INFINITY, -INFINITY}, 2, &p, 0, scratch, &pick), -1);
+        cr_expect_eq(sampler_pick(table(), (float[]){1, INFINITY, 2}, 3, &p, 0, scratch, &pick),
+                     -1);
+        cr_expect_eq(
+            sampler_pick(table(), (float[]){-INFINITY, -INFINITY}, 2, &p, 0, scratch, &pick), -1);
         cr_expect_eq(sampler_pick(table(), (float[]){-INFINITY, 0}, 2, &p, 0, scratch, &pick), 0);
         cr_expect_eq(pick.token, 1);
     }
@@ -94,26 +96,31 @@ static double sum_by_id(const struct candidate *c, uint32_t n)
     memcpy(copy, c, n * sizeof *c);
     qsort(copy, n, sizeof *copy, by_id);
     double sum = 0;
-    for (uint32_t i = 0; i < n; i++) sum += copy[i].weight;
+    for (uint32_t i = 0; i < n; i++)
+        sum += copy[i].weight;
     return sum;
 }
 
 static uint32_t plain_pick(const float *logits, const struct sampler_params *p, uint64_t index)
 {
     struct candidate c[VOCAB];
-    for (uint32_t i = 0; i < VOCAB; i++) c[i] = (struct candidate){.id = i, .logit = logits[i]};
+    for (uint32_t i = 0; i < VOCAB; i++)
+        c[i] = (struct candidate){.id = i, .logit = logits[i]};
     qsort(c, VOCAB, sizeof *c, by_rank);
     double best = (double)c[0].logit;
-    for (uint32_t i = 0; i < VOCAB; i++) c[i].weight = double_exp(((double)c[i].logit - best) / p->temperature);
+    for (uint32_t i = 0; i < VOCAB; i++)
+        c[i].weight = double_exp(((double)c[i].logit - best) / p->temperature);
     uint32_t n = p->top_k > 0 && p->top_k < VOCAB ? p->top_k : VOCAB;
     if (p->top_p < 1) {
         double enough = p->top_p * sum_by_id(c, n), sum = 0;
         uint32_t kept = 0;
-        do sum += c[kept++].weight;
+        do
+            sum += c[kept++].weight;
         while (sum < enough && kept < n);
         n = kept;
     }
-    while (n > 1 && p->min_p > 0 && c[n - 1].weight < p->min_p) n--;
+    while (n > 1 && p->min_p > 0 && c[n - 1].weight < p->min_p)
+        n--;
     double target = rng_uniform(p->seed, index, p->choice) * sum_by_id(c, n), sum = 0;
     qsort(c, n, sizeof *c, by_id);
     for (uint32_t i = 0; i < n; i++) {
@@ -128,7 +135,8 @@ Test(sampler, the_filters_agree_with_a_full_sort)
 {
     void *scratch = mem_aligned(8, sampler_scratch_bytes(VOCAB));
     cr_assert(scratch);
-    const double top_ps[] = {1, 0.95, 0.5, 0.01, 0}, min_ps[] = {0, 0.05, 0.9, 1}, temperatures[] = {1, 0.3, 3, 1e-9};
+    const double top_ps[] = {1, 0.95, 0.5, 0.01, 0}, min_ps[] = {0, 0.05, 0.9, 1},
+                 temperatures[] = {1, 0.3, 3, 1e-9};
     const uint32_t top_ks[] = {0, 1, 5, 50, VOCAB, VOCAB + 7};
     float logits[VOCAB];
     uint64_t seed = 0;
@@ -137,12 +145,18 @@ Test(sampler, the_filters_agree_with_a_full_sort)
             for (size_t c = 0; c < 4; c++)
                 for (size_t d = 0; d < 6; d++) {
                     random_logits(++seed, logits, VOCAB);
-                    struct sampler_params p = {.temperature = temperatures[c], .top_p = top_ps[a], .min_p = min_ps[b],
-                                               .top_k = top_ks[d], .seed = seed, .choice = (uint32_t)(seed % 3)};
+                    struct sampler_params p = {.temperature = temperatures[c],
+                                               .top_p = top_ps[a],
+                                               .min_p = min_ps[b],
+                                               .top_k = top_ks[d],
+                                               .seed = seed,
+                                               .choice = (uint32_t)(seed % 3)};
                     for (uint64_t index = 0; index < 5; index++) {
                         struct sampler_pick pick;
-                        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &p, index, scratch, &pick), 0);
-                        cr_expect_eq((uint32_t)pick.token, plain_pick(logits, &p, index), "seed %lu", (unsigned long)seed);
+                        cr_assert_eq(
+                            sampler_pick(table(), logits, VOCAB, &p, index, scratch, &pick), 0);
+                        cr_expect_eq((uint32_t)pick.token, plain_pick(logits, &p, index),
+                                     "seed %lu", (unsigned long)seed);
                     }
                 }
     mem_free(scratch);
@@ -161,7 +175,8 @@ Test(sampler, draws_follow_the_probabilities)
         seen[pick.token]++;
     }
     double total = 0;
-    for (int i = 0; i < 5; i++) total += exp((double)logits[i] / 0.8);
+    for (int i = 0; i < 5; i++)
+        total += exp((double)logits[i] / 0.8);
     for (int i = 0; i < 5; i++) {
         double share = exp((double)logits[i] / 0.8) / total;
         cr_expect_float_eq((double)seen[i] / n, share, 4 * sqrt(share / n) + 1e-9, "token %d", i);
@@ -195,16 +210,19 @@ Test(sampler, logprobs_are_those_of_a_softmax_and_top_is_sorted)
     int32_t ids[20];
     random_logits(3, logits, VOCAB);
     double sum = 0;
-    for (uint32_t i = 0; i < VOCAB; i++) sum += exp((double)logits[i]);
+    for (uint32_t i = 0; i < VOCAB; i++)
+        sum += exp((double)logits[i]);
     for (int32_t i = 0; i < 50; i++) {
         if (isinf(logits[i])) continue;
-        cr_expect_float_eq(sampler_logprob(table(), logits, VOCAB, i), (double)logits[i] - log(sum), 2e-6);
+        cr_expect_float_eq(sampler_logprob(table(), logits, VOCAB, i), (double)logits[i] - log(sum),
+                           2e-6);
     }
     sampler_top(table(), logits, VOCAB, 20, ids, logprobs);
     for (int k = 0; k < 20; k++) {
         uint32_t before = 0;
         for (uint32_t i = 0; i < VOCAB; i++)
-            before += logits[i] > logits[ids[k]] || (logits[i] == logits[ids[k]] && (int32_t)i < ids[k]);
+            before +=
+                logits[i] > logits[ids[k]] || (logits[i] == logits[ids[k]] && (int32_t)i < ids[k]);
         cr_expect_eq(before, (uint32_t)k);
         cr_expect_eq(logprobs[k], sampler_logprob(table(), logits, VOCAB, ids[k]));
     }
