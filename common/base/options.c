@@ -37,6 +37,9 @@ char **options_with_environment(const struct argp *argp, int argc, char **argv, 
     }
     for (int i = 1; i < argc; i++) out[n++] = argv[i];
     *argc_out = n;
+    static char **kept; /* parsed options point into it until the process ends */
+    kept = out;
+    (void)kept;
     return out;
 }
 
