@@ -267,7 +267,7 @@ static enum err_code on_loaded(struct node *n, bool ok, const struct err *failed
     struct node_action *a = act(n, NODE_ACT_HOLDINGS);
     a->stream = n->assign.stream;
     a->code = failed->code;
-    strncpy(n->text, failed->text, sizeof n->text - 1);
+    snprintf(n->text, sizeof n->text, "%.*s", (int)sizeof n->text - 1, failed->text);
     a->text = n->text;
     return ERR_OK;
 }
@@ -399,7 +399,7 @@ static void on_computed(struct node *n, bool ok, const struct err *failed)
     n->stats.steps += n->batch.n_requests;
     n->stats.multiplications += n->batch.n_tasks;
     for (uint32_t t = 0; t < n->batch.n_tasks; t++) n->stats.rows += n->batch.tasks[t].m;
-    if (!ok) strncpy(n->text, failed->text, sizeof n->text - 1);
+    if (!ok) snprintf(n->text, sizeof n->text, "%.*s", (int)sizeof n->text - 1, failed->text);
     for (uint32_t i = 0; i < n->batch.n_requests; i++) {
         if (ok) act(n, NODE_ACT_REPLY)->request = n->batch.requests[i];
         else refuse(n, n->batch.requests[i], failed->code, n->text);

@@ -85,6 +85,7 @@ struct generation_model {
     float default_temperature, default_top_p;  /* from generation_config.json, else 1 */
     uint32_t default_top_k;                    /* 0: off */
     const char *digest;
+    uint32_t request_ms; /* a request's longest time; 0: LIMIT_REQUEST_MS */
 };
 
 #endif

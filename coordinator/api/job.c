@@ -277,7 +277,7 @@ static enum err_code start_one(struct job *j, struct job_choice *c, struct err *
         .logprobs = r->logprobs,
         /* Without a token to generate the engine still wants something to do. */
         .prompt_logprobs = r->echo && (r->logprobs || r->max_tokens == 0),
-        .deadline_ms = LIMIT_REQUEST_MS,
+        .deadline_ms = j->api->cfg.model.request_ms > 0 ? j->api->cfg.model.request_ms : LIMIT_REQUEST_MS,
     };
     return s->start(s->self, &spec, on_event, c, &c->handle, why);
 }
