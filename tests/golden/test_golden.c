@@ -353,3 +353,35 @@ Test(golden, the_demonstration_model_in_q8_0)
 {
     check_demo("q8_0", 2.5);
 }
+
+/* ---- a model with a dense layer; values of an independent program (see the folder's make.py) ------- */
+
+Test(golden, a_dense_layer_between_two_moe_layers)
+{
+    static const int32_t ids[] = {1, 17, 42, 99, 5, 200, 7, 64, 128, 3};
+    static const int32_t greedy[] = {58, 266, 193, 75, 40, 97, 99, 99, 99, 99, 99, 99};
+    static const struct {
+        uint32_t position;
+        double logits[6];
+    } want[] = {
+        {0, {2.339809, -1.915886, 1.214212, 2.825328, -0.145660, -0.981320}},
+        {1, {1.447950, -3.331921, -0.347256, 0.826413, 1.742068, -2.108091}},
+        {9, {1.760868, 1.570196, 0.617378, 0.828440, 2.204919, 0.893497}},
+    };
+    struct one_process o;
+    one_open(&o, &(struct one_cfg){.path = TEST_DATA "/models/dense-layer-qwen3_moe",
+                                   .threads = 2,
+                                   .max_rows = 16,
+                                   .n_blocks = 2});
+    cr_assert(!model_hparams(o.model)->is_moe[1]);
+    struct one_sequence s = one_sequence(&o, 40);
+    one_feed(&o, &s, ids, 10, true, NULL);
+    for (size_t i = 0; i < 3; i++)
+        for (int v = 0; v < 6; v++)
+            cr_expect_float_eq(model_pass_logits(o.pass, want[i].position)[v], want[i].logits[v],
+                               1e-5);
+    int32_t decoded[12];
+    one_greedy(&o, &s, 9, decoded, 12);
+    cr_expect_arr_eq(decoded, greedy, sizeof greedy);
+    one_close(&o);
+}

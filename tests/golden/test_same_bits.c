@@ -13,9 +13,16 @@
 static const struct {
     const char *name, *quantize;
 } models[] = {
-    {"tiny-mixtral", NULL},          {"tiny-qwen3_moe", NULL},      {"tiny-olmoe", NULL},
-    {"tiny-mixtral-bf16", NULL},     {"tiny-qwen3_moe-bf16", NULL}, {"tiny-mixtral", "q8_0"},
-    {"tiny-qwen3_moe-bf16", "q8_0"}, {"tiny-olmoe", "q8_0"},
+    {"tiny-mixtral", NULL},
+    {"tiny-qwen3_moe", NULL},
+    {"tiny-olmoe", NULL},
+    {"tiny-mixtral-bf16", NULL},
+    {"tiny-qwen3_moe-bf16", NULL},
+    {"tiny-mixtral", "q8_0"},
+    {"tiny-qwen3_moe-bf16", "q8_0"},
+    {"tiny-olmoe", "q8_0"},
+    {"dense-layer-qwen3_moe", NULL},
+    {"dense-layer-qwen3_moe", "q8_0"},
 };
 
 static void prompt(uint32_t seed, uint32_t vocab, int32_t ids[TOKENS])
@@ -193,6 +200,7 @@ Test(same_bits, beside_a_row_that_is_not_finite)
             for (uint32_t l = 0; l < hp->n_layers; l++) {
                 if (broken == 2 && l == 1) hidden[hp->hidden] = -(float)INFINITY;
                 model_attention(o.pass, o.kv, l, o.workers);
+                if (!hp->is_moe[l]) continue;
                 one_run_experts(&o, l, 3);
                 model_combine(o.pass, l, o.workers);
             }
