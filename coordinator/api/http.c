@@ -207,7 +207,7 @@ static enum err_code split_address(char *text, char **host, char **port, struct 
 
 static enum err_code listen_at_text(struct http_server *s, const char *text, struct err *why)
 {
-    char cut[ADDRESS_MAX], *host, *port;
+    char cut[ADDRESS_MAX], *host = NULL, *port = NULL;
     if (strlen(text) >= sizeof cut) return err_set(why, ERR_INVALID, "an address of %zu characters", strlen(text));
     memcpy(cut, text, strlen(text) + 1);
     enum err_code rc = split_address(cut, &host, &port, why);

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "common/base/buf.h"
+#include "common/base/clock.h"
+#include "coordinator/text/chat_template.h"
 #include "coordinator/text/tokenizer.h"
 
 /* The end of the run of bytes from `from` on that are all tainted or all not. */
@@ -65,11 +67,10 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
 static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text, struct buf *taint,
                             struct err *why)
 {
-    (void)t;
-    (void)messages;
-    (void)text;
-    (void)taint;
-    return err_set(why, ERR_UNSUPPORTED, "chat templates");
+    struct chat_template_input in = {.messages = messages, .add_generation_prompt = true};
+    time_t now = (time_t)clock_unix_seconds();
+    if (localtime_r(&now, &in.now) == NULL) in.now = (struct tm){.tm_mday = 1, .tm_year = 100};
+    return chat_template_render(t, &in, text, taint, why);
 }
 
 int prompt_from_messages(const struct generation_model *model, const json_t *messages, struct ids *out,

@@ -83,6 +83,8 @@ static int one_message(const json_t *given, size_t i, json_t *into, struct fault
         failed |= json_object_set_new(copy, key, json_incref((json_t *)(uintptr_t)value)) != 0;
     failed |= json_object_del(copy, "tool_calls") != 0 && calls != NULL;
     failed |= json_object_set(copy, "content", content) != 0;
+    /* "developer" is OpenAI's newer word; templates know "system" (one that knows both treats them alike). */
+    if (strcmp(role, "developer") == 0) failed |= json_object_set_new(copy, "role", json_string("system")) != 0;
     json_decref(content);
     failed |= json_array_append(into, copy) != 0;
     json_decref(copy);
