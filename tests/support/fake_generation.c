@@ -89,7 +89,10 @@ static enum err_code start(void *self, const struct generation_spec *spec, gener
     size_t bytes = spec->n_prompt * sizeof *spec->prompt;
     *s = (struct fake_sequence){.used = true, .handle = ++f->next_handle, .spec = *spec, .sink = sink, .ctx = ctx};
     s->prompt = mem_alloc(bytes);
-    if (s->prompt == NULL) return err_nomem(why, "a fake sequence");
+    if (s->prompt == NULL) {
+        s->used = false;
+        return err_nomem(why, "a fake sequence");
+    }
     memcpy(s->prompt, spec->prompt, bytes);
     f->last_spec = *spec;
     f->last_spec.prompt = NULL;

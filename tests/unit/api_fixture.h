@@ -23,6 +23,8 @@ struct api_fixture {
     struct api *api;
     struct api_cfg cfg;
     struct fake_generation fake;
+    struct tokenizer *tokenizer;
+    struct chat_template *chat_template;
     struct ids script;
     int port;
     _Atomic int command; /* 1: drain, 2: close */
@@ -67,6 +69,8 @@ static inline void api_fixture_init(struct api_fixture *f, const char *text)
     memset(f, 0, sizeof *f);
     cr_assert_eq(tokenizer_open(PROJECT_ROOT "/deploy/demo", &t, &why), ERR_OK, "%s", why.text);
     cr_assert_eq(chat_template_open(PROJECT_ROOT "/deploy/demo", &c, &why), ERR_OK, "%s", why.text);
+    f->tokenizer = t;
+    f->chat_template = c;
     uv_loop_init(&f->loop);
     uv_async_init(&f->loop, &f->wake, api_fixture_wake);
     f->wake.data = f;
@@ -118,8 +122,8 @@ static inline void api_fixture_stop(struct api_fixture *f)
     pthread_join(f->thread, NULL);
     cr_expect_eq(uv_loop_close(&f->loop), 0);
     cr_expect_eq(f->fake.n_live, 0);
-    tokenizer_close((struct tokenizer *)(uintptr_t)f->cfg.model.tokenizer);
-    chat_template_close((struct chat_template *)(uintptr_t)f->cfg.model.chat_template);
+    tokenizer_close(f->tokenizer);
+    chat_template_close(f->chat_template);
     metrics_close(f->cfg.metrics);
     ids_free(&f->script);
 }
