@@ -150,6 +150,15 @@ Test(dtype, rounding_to_16_bits_is_that_of_the_reference)
     close_fixture();
 }
 
+Test(dtype, q8_0_multiplies_by_the_rounded_inverse)
+{
+    /* d = 41: 20.5 / 41 is a half exactly, which goes away from zero; 20.5 * f32(1 / 41) is below it. */
+    float x[32] = {41.0f * 127.0f, 20.5f, -20.5f, 143.5f};
+    uint8_t block[34];
+    q8_0_quantize_block(x, block);
+    cr_expect_arr_eq(block + 2, ((int8_t[]){127, 0, 0, 3}), 4);
+}
+
 Test(dtype, half_ends_of_the_range)
 {
     cr_expect_eq(f16_from_f32(65504.0f), 0x7bff);

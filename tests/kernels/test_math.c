@@ -49,6 +49,46 @@ Test(math, exp_has_these_bits)
                      (double)f32_from_bits(known[i][0]));
 }
 
+/* The exp inside a vector kernel shows in attention: with a largest score of 0, keys x, and one-hot values, output
+ * t is exp(x_t). */
+static void expect_vector_exp(const struct kernels *v, const float x[63])
+{
+    static float values[64 * 64];
+    float keys[64], o[64], m, l;
+    const float q = 1.0f;
+    for (int t = 0; t < 64; t++) {
+        keys[t] = t < 63 ? x[t] : 0.0f;
+        values[65 * t] = 1.0f;
+    }
+    v->attention_block(&q, keys, values, false, 1, 64, 0, 64, 1.0f, &m, &l, o);
+    cr_assert_eq(m, 0.0f);
+    for (int t = 0; t < 64; t++)
+        cr_assert_eq(f32_bits(o[t]), f32_bits(kernels_exp(keys[t])), "%s exp(%a): %a, one by one %a", v->name,
+                     (double)keys[t], (double)o[t], (double)kernels_exp(keys[t]));
+}
+
+Test(math, exp_has_the_same_bits_inside_vector_kernels)
+{
+    static const uint32_t unfused[][2] = {
+#include "exp_bits.inc"
+    };
+    EACH_VARIANT(v)
+    {
+        float x[63] = {0};
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < sizeof unfused / sizeof unfused[0]; i++) {
+            x[n] = f32_from_bits(unfused[i][0] | 0x80000000u);
+            n = (n + 1) % 63;
+            expect_vector_exp(v, x);
+        }
+        for (uint32_t u = f32_bits(1e-6f); u < f32_bits(110.0f); u += 151) {
+            x[n] = -f32_from_bits(u);
+            n = (n + 1) % 63;
+            if (n == 0) expect_vector_exp(v, x);
+        }
+    }
+}
+
 static void check_angle(float angle, double *worst)
 {
     float c, s;
