@@ -5,6 +5,7 @@
  * M = 1: GB/s of packed bytes over cold matrices, beside a plain read loop over the same memory.
  * Larger M: Gop/s (2 per weight and row) over one warm and over cold matrices. Best of several short pieces, because
  * neighbors on the host slow single ones down. */
+// links: kernels
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
