@@ -260,25 +260,7 @@ static void on_event(void *ctx, const struct generation_event *ev)
 static enum err_code start_one(struct job *j, struct job_choice *c, struct err *why)
 {
     const struct generation_service *s = &j->api->cfg.service;
-    const struct request *r = &j->request;
-    uint32_t n_prompt = (uint32_t)c->prompt->ids.len, left = j->api->cfg.model.ctx - n_prompt;
-    struct generation_spec spec = {
-        .prompt = c->prompt->ids.data,
-        .n_prompt = n_prompt,
-        .max_tokens = r->max_tokens < left ? r->max_tokens : left,
-        .ignore_eos = r->ignore_eos,
-        .sampling = {.temperature = r->temperature,
-                     .top_p = r->top_p,
-                     .min_p = r->min_p,
-                     .top_k = r->top_k,
-                     .seed = r->seed,
-                     .choice = c->sample},
-        .top_logprobs = r->logprobs ? r->top_logprobs : 0,
-        .logprobs = r->logprobs,
-        /* Without a token to generate the engine still wants something to do. */
-        .prompt_logprobs = r->echo && (r->logprobs || r->max_tokens == 0),
-        .deadline_ms = j->api->cfg.model.request_ms > 0 ? j->api->cfg.model.request_ms : LIMIT_REQUEST_MS,
-    };
+    struct generation_spec spec = request_spec(&j->request, &j->api->cfg.model, &c->prompt->ids, c->sample);
     return s->start(s->self, &spec, on_event, c, &c->handle, why);
 }
 

@@ -1,8 +1,6 @@
 /* The part of a job that needs no loop: parse, render, tokenize. */
 #include <string.h>
-#include <sys/random.h>
 
-#include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "coordinator/api/job.h"
 #include "coordinator/api/prompt.h"
@@ -13,21 +11,9 @@ static int no_memory(struct fault *why)
     return fault_set(why, 503, "overloaded", NULL, "no memory for the request");
 }
 
-static int check_length(const struct job *j, size_t n_prompt, struct fault *why)
+static int check_length(struct job *j, size_t n_prompt)
 {
-    const struct request *r = &j->request;
-    uint32_t ctx = j->api->cfg.model.ctx;
-    if (n_prompt == 0)
-        return fault_set(why, 400, "invalid_value", j->kind == REQUEST_CHAT ? "messages" : "prompt",
-                         "the prompt has no tokens");
-    uint32_t wanted = r->has_max_tokens ? r->max_tokens : 1;
-    if (n_prompt <= ctx && wanted <= ctx - n_prompt) return 0;
-    fault_set(why, 400, "context_length_exceeded", j->kind == REQUEST_CHAT ? "messages" : "prompt",
-              "this model's maximum context length is %u tokens; the prompt has %zu and %u %s to be generated", ctx,
-              n_prompt, wanted, r->has_max_tokens ? "are" : "at least");
-    why->n_prompt_tokens = n_prompt > UINT32_MAX ? UINT32_MAX : (uint32_t)n_prompt;
-    why->n_ctx = ctx;
-    return 400;
+    return request_check_length(&j->request, n_prompt, j->api->cfg.model.ctx, &j->fault);
 }
 
 static int one_prompt(struct job *j, const struct request_prompt *given, struct job_prompt *out)
@@ -45,7 +31,7 @@ static int one_prompt(struct job *j, const struct request_prompt *given, struct 
             return fault_from_err(&j->fault, &e);
     }
     if (out->echo.failed) return no_memory(&j->fault);
-    return check_length(j, out->ids.len, &j->fault);
+    return check_length(j, out->ids.len);
 }
 
 static int make_prompts(struct job *j)
@@ -56,7 +42,7 @@ static int make_prompts(struct job *j)
     if (j->prompts == NULL) return no_memory(&j->fault);
     if (chat) {
         int status = prompt_from_messages(&j->api->cfg.model, j->request.messages, &j->prompts[0].ids, &j->fault);
-        return status != 0 ? status : check_length(j, j->prompts[0].ids.len, &j->fault);
+        return status != 0 ? status : check_length(j, j->prompts[0].ids.len);
     }
     for (uint32_t i = 0; i < j->n_prompts; i++) {
         int status = one_prompt(j, &j->request.prompts[i], &j->prompts[i]);
@@ -88,9 +74,7 @@ static int prepare(struct job *j)
     int status = request_parse(j->kind, j->body, j->n_body, &j->api->cfg.model, &j->request, &j->fault);
     if (status == 0) status = make_prompts(j);
     if (status == 0) status = make_choices(j);
-    if (status == 0 && !j->request.has_seed &&
-        getrandom(&j->request.seed, sizeof j->request.seed, 0) != (ssize_t)sizeof j->request.seed)
-        j->request.seed = clock_now_ns();
+    if (status == 0) request_settle_seed(&j->request);
     return status;
 }
 

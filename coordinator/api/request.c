@@ -2,7 +2,9 @@
 
 #include <math.h>
 #include <string.h>
+#include <sys/random.h>
 
+#include "common/base/clock.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
 
@@ -179,11 +181,18 @@ int request_body_object(const char *body, size_t n, json_t **out, struct fault *
 int request_parse(enum request_kind kind, const char *body, size_t n, const struct generation_model *model,
                   struct request *out, struct fault *why)
 {
+    json_t *object = NULL;
+    int status = request_body_object(body, n, &object, why);
+    return status != 0 ? status : request_from_object(kind, object, model, out, why);
+}
+
+int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model, struct request *out,
+                        struct fault *why)
+{
     out->kind = kind;
-    int status = request_body_object(body, n, &out->body, why);
-    if (status != 0) return status;
-    const json_t *b = out->body;
-    status = request_model(b, model, why);
+    out->body = body;
+    const json_t *b = body;
+    int status = request_model(b, model, why);
     if (status == 0) status = request_unbuilt(kind, b, why);
     if (status == 0 && kind == REQUEST_COMPLETION) status = take_bool(b, "echo", &out->echo, why);
     if (status == 0) status = take_max_tokens(b, model, out, why);
@@ -196,6 +205,48 @@ int request_parse(enum request_kind kind, const char *body, size_t n, const stru
     if (status != 0) return status;
     if (kind == REQUEST_CHAT) return request_messages(json_object_get(b, "messages"), &out->messages, why);
     return request_prompts(json_object_get(b, "prompt"), model, out, why);
+}
+
+int request_check_length(const struct request *r, size_t n_prompt, uint32_t ctx, struct fault *why)
+{
+    const char *param = r->kind == REQUEST_CHAT ? "messages" : "prompt";
+    if (n_prompt == 0) return fault_set(why, 400, "invalid_value", param, "the prompt has no tokens");
+    uint32_t wanted = r->has_max_tokens ? r->max_tokens : 1;
+    if (n_prompt <= ctx && wanted <= ctx - n_prompt) return 0;
+    fault_set(why, 400, "context_length_exceeded", param,
+              "this model's maximum context length is %u tokens; the prompt has %zu and %u %s to be generated", ctx,
+              n_prompt, wanted, r->has_max_tokens ? "are" : "at least");
+    why->n_prompt_tokens = n_prompt > UINT32_MAX ? UINT32_MAX : (uint32_t)n_prompt;
+    why->n_ctx = ctx;
+    return 400;
+}
+
+void request_settle_seed(struct request *r)
+{
+    if (!r->has_seed && getrandom(&r->seed, sizeof r->seed, 0) != (ssize_t)sizeof r->seed) r->seed = clock_now_ns();
+}
+
+struct generation_spec request_spec(const struct request *r, const struct generation_model *model,
+                                    const struct ids *prompt, uint32_t sample)
+{
+    uint32_t n_prompt = (uint32_t)prompt->len, left = model->ctx - n_prompt;
+    return (struct generation_spec){
+        .prompt = prompt->data,
+        .n_prompt = n_prompt,
+        .max_tokens = r->max_tokens < left ? r->max_tokens : left,
+        .ignore_eos = r->ignore_eos,
+        .sampling = {.temperature = r->temperature,
+                     .top_p = r->top_p,
+                     .min_p = r->min_p,
+                     .top_k = r->top_k,
+                     .seed = r->seed,
+                     .choice = sample},
+        .top_logprobs = r->logprobs ? r->top_logprobs : 0,
+        .logprobs = r->logprobs,
+        /* Without a token to generate the engine still wants something to do. */
+        .prompt_logprobs = r->echo && (r->logprobs || r->max_tokens == 0),
+        .deadline_ms = model->request_ms > 0 ? model->request_ms : LIMIT_REQUEST_MS,
+    };
 }
 
 void request_deinit(struct request *r)

@@ -12,6 +12,7 @@
 #include "common/base/limits.h"
 #include "coordinator/api/error_body.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/text/ids.h"
 
 enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION };
 
@@ -51,7 +52,18 @@ struct request {
 /* Zero *out first. Returns 0, or the status of the fault; request_deinit in both cases. */
 int request_parse(enum request_kind kind, const char *body, size_t n, const struct generation_model *model,
                   struct request *out, struct fault *why);
+/* The same from an object that is there already; takes `body`, also after a failure. */
+int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model, struct request *out,
+                        struct fault *why);
 void request_deinit(struct request *r);
+
+/* Do the prompt's tokens and what is to be generated fit? 0 or 400. */
+int request_check_length(const struct request *r, size_t n_prompt, uint32_t ctx, struct fault *why);
+/* Without a seed from the client, one from the system. */
+void request_settle_seed(struct request *r);
+/* What the engine is asked for: choice number `sample` for a prompt whose length was checked; borrows the ids. */
+struct generation_spec request_spec(const struct request *r, const struct generation_model *model,
+                                    const struct ids *prompt, uint32_t sample);
 
 /* ---- for the parts of this module, and for other JSON endpoints ---- */
 
