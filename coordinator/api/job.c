@@ -286,20 +286,13 @@ static bool start_more(struct job *j)
     return true;
 }
 
+/* Whether requests are taken is the service's to say: one that has lost its nodes lets them wait. */
 static void launch(struct job *j)
 {
-    const struct generation_service *s = &j->api->cfg.service;
-    const char *reason = "not ready";
     mem_free(j->body);
     j->body = NULL;
     if (j->status != 0) {
         fail(j, &j->fault);
-        return;
-    }
-    if (!s->ready(s->self, &reason)) {
-        struct fault why;
-        fault_set(&why, 503, "not_ready", NULL, "the server is not ready: %s", reason);
-        fail(j, &why);
         return;
     }
     start_more(j);

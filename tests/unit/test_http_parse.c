@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "coordinator/api/http_chunks.h"
 #include "coordinator/api/http_head.h"
 
@@ -199,4 +200,86 @@ Test(http_chunks, refuses_malformed_ones_wherever_they_are_cut)
                          cases[i].text, cut, chunks_status(cases[i].text, cut, 100, &out, &used));
     cr_expect_eq(chunks_status("64\r\n", 0, 100, &out, &used), -1, "exactly the limit is taken");
     buf_free(&out);
+}
+
+/* Change a few bytes of good input at random, from a fixed seed. */
+static size_t mutate(const char *good, uint64_t round, char *out)
+{
+    static const char odd[] = "\r\n\t :;\0\x7f\xff" "0f,%/?#";
+    size_t n = strlen(good);
+    memcpy(out, good, n);
+    uint32_t r[4];
+    for (uint32_t k = 0; k < 1 + round % 4; k++) {
+        rng_philox(17, (uint32_t[4]){(uint32_t)round, k, 0, 0}, r);
+        size_t at = r[0] % n;
+        char c = r[1] % 2 != 0 ? odd[r[2] % (sizeof odd - 1)] : (char)(r[2] & 0xff);
+        if (r[3] % 3 == 0) {
+            out[at] = c;
+        } else if (r[3] % 3 == 1) {
+            memmove(out + at + 1, out + at, n - at);
+            out[at] = c;
+            n++;
+        } else if (n > 1) {
+            memmove(out + at, out + at + 1, n - at - 1);
+            n--;
+        }
+    }
+    return n;
+}
+
+Test(http_head, what_is_read_does_not_depend_on_the_cuts)
+{
+    static const char good[] = "POST /v1/x?q=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nX-Y: z\r\n\r\n";
+    char text[200], whole_copy[200];
+    unsigned accepted = 0, refused = 0;
+    for (uint64_t round = 0; round < 60000; round++) {
+        size_t n = mutate(good, round, text);
+        struct http_scan whole = {0}, pieces = {0};
+        struct fault why = {0};
+        enum http_scan_result r = http_scan(&whole, text, n, &why);
+        int stepped = scan(text, n, &pieces);
+        cr_assert_eq(r == HTTP_SCAN_BAD ? why.status : r == HTTP_SCAN_DONE ? -1 : 0, stepped, "round %llu", (unsigned long long)round);
+        cr_assert_eq(whole.pos, pieces.pos);
+        if (r != HTTP_SCAN_DONE) continue;
+        size_t len = whole.pos - whole.start;
+        memcpy(whole_copy, text + whole.start, len);
+        whole_copy[len] = '\0';
+        struct http_head h;
+        if (http_head_parse(whole_copy, len, &h, &why) == 0) {
+            accepted++;
+            cr_assert_eq(h.path[0], '/');
+            cr_assert(!(h.chunked && h.has_length));
+        } else {
+            refused++;
+            cr_assert(why.status >= 400 && why.status < 600);
+        }
+    }
+    cr_expect(accepted > 1000 && refused > 1000, "%u and %u", accepted, refused);
+}
+
+Test(http_chunks, what_is_read_does_not_depend_on_the_cuts)
+{
+    static const char good[] = "4\r\nWiki\r\n00a;x=y\r\n0123456789\r\n0\r\nT: u\r\n\r\n";
+    char text[200];
+    struct buf whole = {0}, pieces = {0};
+    for (uint64_t round = 0; round < 60000; round++) {
+        size_t n = mutate(good, round, text), used = 0, total = 0;
+        struct http_chunks a = {0}, b = {0};
+        struct fault why;
+        buf_clear(&whole);
+        buf_clear(&pieces);
+        enum http_chunks_result ra = http_chunks_feed(&a, text, n, 50, &whole, &used, &why), rb = HTTP_CHUNKS_MORE;
+        for (size_t i = 0; i < n && rb == HTTP_CHUNKS_MORE; i++) {
+            size_t one = 0;
+            rb = http_chunks_feed(&b, text + i, 1, 50, &pieces, &one, &why);
+            total += one;
+        }
+        cr_assert_eq(ra, rb, "round %llu", (unsigned long long)round);
+        cr_assert_eq(used, total);
+        cr_assert_eq(whole.len, pieces.len);
+        cr_assert(whole.len == 0 || memcmp(whole.data, pieces.data, whole.len) == 0);
+        cr_assert_leq(whole.len, 50);
+    }
+    buf_free(&whole);
+    buf_free(&pieces);
 }
