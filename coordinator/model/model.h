@@ -19,7 +19,8 @@
 struct model;
 
 /* Pack embedding, attention, router, dense layers and head (never a routed expert). quantize: "none" or "q8_0".
- * Source pages are dropped once packed. `progress` may be NULL. EXHAUSTED, CORRUPT. */
+ * Source pages are dropped once packed. Passes may later run on any workers with at most as many threads as `w`.
+ * EXHAUSTED, INVALID (quantize), UNSUPPORTED (names the tensor). */
 enum err_code model_open(const struct model_file *file, const char *quantize, const struct kernels *k,
                          struct workers *w, struct model **out, struct err *why);
 void model_close(struct model *m);

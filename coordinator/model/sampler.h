@@ -28,11 +28,12 @@ size_t sampler_scratch_bytes(uint32_t vocab);
 /* logits -> temperature -> top_k -> top_p -> min_p over candidates ordered by (logit descending, id ascending);
  * probabilities and sums in double; the draw runs over the kept ids in ascending order with
  * rng_uniform(seed, output_index, choice).
- * Returns 0; -1 if a logit is NaN or +Inf (the row is not finite). */
+ * top_k, top_p and min_p keep a prefix of that order; totals run over the kept ids in ascending order.
+ * A logit of -Inf is never drawn. Returns 0; -1 if a logit is NaN or +Inf, or all are -Inf (the row is not finite). */
 int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab, const struct sampler_params *p,
                  uint64_t output_index, void *scratch, struct sampler_pick *out);
 
-/* log softmax of the raw logits at `id`, and the n best (descending, ties to the lower id). */
+/* log softmax of the raw logits at `id`, and the n best (descending, ties to the lower id), n <= vocab. */
 float sampler_logprob(const struct kernels *k, const float *logits, uint32_t vocab, int32_t id);
 void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, uint32_t n, int32_t *ids, float *logprobs);
 
