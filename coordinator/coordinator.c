@@ -249,7 +249,7 @@ static void served_name(struct coordinator *c)
     char real[4096];
     const char *path = realpath(c->o->model, real) != NULL ? real : c->o->model;
     const char *slash = strrchr(path, '/');
-    snprintf(c->name, sizeof c->name, "%s", slash != NULL && slash[1] != '\0' ? slash + 1 : path);
+    snprintf(c->name, sizeof c->name, "%.255s", slash != NULL && slash[1] != '\0' ? slash + 1 : path);
 }
 
 static enum err_code load(struct coordinator *c, struct err *why)

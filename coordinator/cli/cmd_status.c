@@ -5,22 +5,25 @@
 
 #include "common/base/json.h"
 #include "common/base/limits.h"
+#include "common/base/mem.h"
 #include "common/base/options.h"
+#include "common/rpc/frame.h"
 #include "common/sys/memory.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/http_client.h"
 #include "coordinator/cli/status_table.h"
 
-enum { OPT_HTTP = 256, OPT_JSON };
+enum { OPT_HTTP = 256, OPT_JSON, OPT_NODE };
 enum { STATUS_OK = 0, STATUS_DEGRADED = 1, STATUS_DOWN = 2 };
 
 struct status_options {
-    const char *server;
+    const char *server, *node;
     bool json;
 };
 
 static const struct argp_option options[] = {
     {"http", OPT_HTTP, "HOST:PORT", 0, "The coordinator (default 127.0.0.1:8080)", 0},
+    {"node", OPT_NODE, "HOST:PORT", 0, "Ask one expert node instead of a coordinator", 0},
     {"json", OPT_JSON, NULL, 0, "Print the state as JSON", 0},
     {0},
 };
@@ -30,6 +33,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     struct status_options *o = state->input;
     switch (key) {
     case OPT_HTTP: o->server = arg; break;
+    case OPT_NODE: o->node = arg; break;
     case OPT_JSON: o->json = true; break;
     case ARGP_KEY_ARG: argp_error(state, "no argument is wanted, and '%s' is one", arg); break;
     default: return ARGP_ERR_UNKNOWN;
@@ -42,12 +46,46 @@ static const struct argp argp = {options, parse, "",
                                  "1 it answers, but a node is missing or an expert has none; 2 no coordinator answers.",
                                  NULL, NULL, NULL};
 
+/* What a node says of itself: its Describe call. */
+static int node_status(const struct status_options *o)
+{
+    struct rpc *rpc = NULL;
+    struct expert_describe *d = NULL;
+    uint8_t *bytes = NULL;
+    size_t n;
+    struct err why;
+    enum err_code rc = rpc_open(&rpc, &why);
+    if (rc == ERR_OK) rc = rpc_unary(rpc, o->node, "/moesaic.v1.ExpertService/Describe", "", 0, 5000, &bytes, &n, &why);
+    if (rc == ERR_OK) rc = frame_decode_describe(bytes, n, &d, &why);
+    if (rc == ERR_OK) {
+        char held[32], resident[32];
+        double mean = d->multiplications > 0 ? (double)d->rows / (double)d->multiplications : 0;
+        if (o->json)
+            printf("{\"id\": \"%s\", \"kernels\": \"%s\", \"bytes\": %llu, \"resident_bytes\": %llu, \"steps\": %llu, \"rows\": %llu, "
+                   "\"multiplications\": %llu}\n", d->hello->id, d->hello->kernels, (unsigned long long)d->hello->expert_bytes,
+                   (unsigned long long)d->resident_bytes, (unsigned long long)d->steps, (unsigned long long)d->rows,
+                   (unsigned long long)d->multiplications);
+        else
+            printf("%s: %s of experts, %s resident, kernels %s\n  %llu steps, %llu rows in %llu expert multiplications (%.2f rows each)\n",
+                   d->hello->id, memory_text(d->hello->expert_bytes, held), memory_text(d->resident_bytes, resident),
+                   d->hello->kernels, (unsigned long long)d->steps, (unsigned long long)d->rows,
+                   (unsigned long long)d->multiplications, mean);
+    } else {
+        fprintf(stderr, "moesaic status: node %s: down: %s\n", o->node, why.text);
+    }
+    frame_describe_free(d);
+    mem_free(bytes);
+    if (rpc != NULL) rpc_close(rpc);
+    return rc == ERR_OK ? STATUS_OK : STATUS_DOWN;
+}
+
 int cmd_status(int argc, char **argv)
 {
     struct status_options o = {.server = "127.0.0.1:8080"};
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return STATUS_DOWN;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
+    if (o.node != NULL) return node_status(&o);
     struct http_answer answer;
     struct err why;
     json_t *v = NULL;

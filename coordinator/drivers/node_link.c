@@ -11,7 +11,7 @@
 #define PINGS_SMALL   8u
 #define PINGS_LARGE   4u
 #define PING_LARGE    (256u << 10)
-#define REASON_MAX    512
+#define REASON_MAX    ERR_TEXT_MAX
 #define NAME_MAX_TEXT 64
 
 struct lane {

@@ -1,0 +1,293 @@
+"""The promises, on real processes: the same bits whatever the cluster does, nothing lost when a node is killed, nodes do the
+work, and nothing is left behind."""
+import http.client
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.parse
+
+from cluster import BIN, DATA, DEMO, Cluster, Stream, alive, free_port, request, run_tests, together, wait_for
+
+STORY = "Once upon a time there was a king who had three sons."
+EIGHT = [f"{w} said to the wolf, and" for w in ("The fox", "The king", "A hare", "The old man", "My son", "The bear", "She", "He")]
+
+
+def answer(c, **body):
+    """Text, tokens and the printed logprobs: equal text means equal bits."""
+    choice = c.complete(logprobs=5, return_token_ids=True, **body)["choices"][0]
+    return json.dumps([choice["text"], choice["token_ids"], choice["logprobs"], choice["finish_reason"]])
+
+
+def answers(c, many=False):
+    """Greedy, sampled, with the prompt's logprobs; alone, or while seven others run."""
+    asks = [dict(prompt=STORY, max_tokens=24), dict(prompt=STORY, max_tokens=24, temperature=0.9, top_p=0.9, seed=7),
+            dict(prompt=STORY * 6, max_tokens=4, echo=True, ignore_eos=True)]
+    if not many:
+        return [answer(c, **a) for a in asks]
+    noise = [lambda p=p: c.complete(prompt=p, max_tokens=40, temperature=0.8, seed=1) for p in EIGHT[:7]]
+    return [together([lambda a=a: answer(c, **a), *noise])[0] for a in asks]
+
+
+def test_same_bits_across_nodes_chunks_threads_kernels():
+    for model, quantize in ((DEMO, "none"), (DEMO, "q8_0"), (DATA / "tiny-mixtral", "none"), (DATA / "tiny-olmoe", "none")):
+        q = ["--quantize", quantize]
+        with Cluster(model, *q, nodes=0) as c:
+            want = answers(c)
+            assert answers(c, many=True) == want, "among seven others"
+        for nodes, options in ((1, ["--chunk", 1]), (3, ["--chunk", 64, "--threads", 2]), (3, ["--replicas", 2, "--placement-seed", 5]),
+                               (2, ["--cpu", "ref"]), (3, ["--node-cpu", "ref,avx2,ref"])):
+            with Cluster(model, *q, *options, nodes=nodes) as c:
+                assert answers(c) == want, f"{model.name} {quantize}: {nodes} nodes {options}"
+                assert answers(c, many=True) == want, f"{model.name} {quantize}: {nodes} nodes {options}, among seven others"
+
+
+def test_generated_large_model_has_the_same_bits_and_really_cuts():
+    """Hidden 2080, expert width 1056, 64 experts, a prompt of 2,000 tokens: tiles, pieces and attention blocks are cut."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["python3", pathlib.Path(__file__).parent / "make_model.py", folder], check=True)
+        ids = [(i * 7919 + 13) % 4000 + 3 for i in range(2000)]
+        ask = dict(prompt=ids, max_tokens=6, logprobs=5, ignore_eos=True, return_token_ids=True)
+        for quantize in ("none", "q8_0"):
+            results = {}
+            for nodes, options in ((0, ["--chunk", 512]), (3, ["--chunk", 64]), (1, ["--chunk", 256, "--threads", 2])):
+                with Cluster(folder, "--quantize", quantize, *options, nodes=nodes, ready=180) as c:
+                    choice = c.complete(**ask)["choices"][0]
+                    results[nodes] = json.dumps([choice["token_ids"], choice["logprobs"]])
+                    state = c.cluster()
+                    if nodes == 3:
+                        steps = sum(n["steps"] for n in state["nodes"])
+                        assert steps > 2 * 32 * 3, f"{steps} steps: bulk work was not cut into pieces"
+                        check_memory(c, folder)
+            assert results[0] == results[1] == results[3], f"{quantize}: logprobs differ between node counts"
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status") as f:
+        lines = {l.split(":")[0]: l.split(":")[1] for l in f}
+    return int(lines["RssAnon"].split()[0]) * 1024, int(lines["VmRSS"].split()[0]) * 1024
+
+
+def check_memory(c, folder):
+    """Each node holds its share and little else; the coordinator holds no expert."""
+    nodes = c.cluster()["nodes"]
+    total = sum(n["bytes"] for n in nodes)
+    for n, facts in zip(nodes, c.facts["nodes"]):
+        anonymous, rss = resident(facts["pid"])
+        assert rss <= n["bytes"] + (64 << 20), f"{n['id']}: resident {rss >> 20} MiB, its share is {n['bytes'] >> 20} MiB"
+    anonymous, rss = resident(c.facts["coordinator"]["pid"])
+    assert rss < total / 2, f"coordinator: resident {rss >> 20} MiB; all experts are {total >> 20} MiB"
+
+
+def test_nodes_do_the_work():
+    layers, top_k = 6, 4
+    with Cluster(DEMO, "--no-restart", nodes=3) as c:
+        before = c.rows_served()
+        usage = c.complete(prompt=STORY, max_tokens=20, ignore_eos=True)["usage"]
+        tokens = usage["prompt_tokens"] + usage["completion_tokens"] - 1  # the last token is not computed any more
+        state = c.cluster()
+        rows = sum(n["rows_served"] for n in state["nodes"]) - before
+        assert rows == tokens * layers * top_k + state["engine"]["rows_replayed"], (rows, tokens * layers * top_k)
+        assert all(n["rows_served"] > 0 for n in state["nodes"])
+        for n in c.facts["nodes"]:
+            os.kill(n["pid"], signal.SIGSTOP)
+        s = Stream(c.url, dict(prompt=STORY, max_tokens=5, temperature=0))
+        s.connection.sock.settimeout(1.5)
+        try:
+            s.read(1)
+            raise RuntimeError("a token came without any node")
+        except TimeoutError:
+            pass
+        finally:
+            s.close()
+            for n in c.facts["nodes"]:
+                os.kill(n["pid"], signal.SIGCONT)
+
+
+def test_eight_streams_share_multiplications():
+    with Cluster(DEMO, nodes=1) as c:
+        together([lambda p=p: c.complete(prompt=p, max_tokens=60, ignore_eos=True) for p in EIGHT])
+        m = request(c.url, "GET", "/v1/cluster")[1]
+        rows = m["nodes"][0]["rows_served"]
+        assert rows > 0
+        described = describe(c.facts["nodes"][0]["address"])
+        assert described["rows"] / described["multiplications"] > 1.0, described
+
+
+def describe(address):
+    out = subprocess.run([BIN / "moesaic", "status", "--node", address, "--json"], capture_output=True, text=True, timeout=20)
+    assert out.returncode == 0, out.stderr
+    return json.loads(out.stdout)
+
+
+def test_a_killed_node_is_not_noticed_with_two_replicas():
+    ask = dict(max_tokens=30, temperature=0.8, seed=11, ignore_eos=True)
+    with Cluster(DEMO, "--replicas", 2, "--no-restart", nodes=3, env={"MOESAIC_SLOW_US": "3000"}) as c:
+        want = [c.complete(prompt=p, **ask)["choices"][0]["text"] for p in EIGHT]
+        streams = [Stream(c.url, dict(prompt=p, **ask)) for p in EIGHT]
+        together([lambda s=s: s.read(5) for s in streams])
+        victim = c.facts["nodes"][1]
+        wait_for("the victim owes a step", lambda: c.cluster()["nodes"][1]["in_flight"] > 0)
+        os.kill(victim["pid"], signal.SIGKILL)
+        together([lambda s=s: s.read() for s in streams])
+        for s, w in zip(streams, want):
+            assert s.done and s.error is None, s.error
+            assert s.text() == w, "an answer changed"
+            s.close()
+        assert c.cluster()["engine"]["rows_replayed"] > 0
+        assert c.complete(prompt=STORY)["usage"]["completion_tokens"] > 0
+
+
+def test_without_a_replica_answers_wait_for_the_node():
+    ask = dict(prompt=STORY, max_tokens=60, temperature=0, ignore_eos=True)
+    with Cluster(DEMO, nodes=2) as c:
+        want = c.complete(**ask)["choices"][0]["text"]
+        s = Stream(c.url, ask).read(5)
+        os.kill(c.facts["nodes"][0]["pid"], signal.SIGKILL)
+        s.read()
+        assert s.done and s.text() == want, (s.error, s.text())
+        s.close()
+
+
+def test_the_deadline_ends_a_wait_with_one_retriable_error():
+    with Cluster(DEMO, "--no-restart", "--request-timeout", 2, nodes=2) as c:
+        for n in c.facts["nodes"]:
+            os.kill(n["pid"], signal.SIGKILL)
+        wait_for("the loss to be seen", lambda: not c.cluster()["ready"])
+        began = time.monotonic()
+        status, body, headers = c.post("/v1/completions", dict(prompt=STORY, max_tokens=5))
+        assert status == 503 and body["error"]["message"], (status, body)
+        assert 1.5 < time.monotonic() - began < 5
+        assert {k.lower() for k in headers} >= {"retry-after"}, headers
+        assert request(c.url, "GET", "/readyz")[0] == 503 and request(c.url, "GET", "/livez")[0] == 200
+        assert subprocess.run([BIN / "moesaic", "status", "--http", c.url], capture_output=True).returncode == 1
+
+
+def kv_used(c):
+    return c.cluster()["engine"]["kv_blocks_used"]
+
+
+def test_a_client_that_leaves_frees_its_cache():
+    with Cluster(DEMO, nodes=2, env={"MOESAIC_SLOW_US": "2000"}) as c:
+        mid = Stream(c.url, dict(prompt=STORY, max_tokens=400, temperature=0, ignore_eos=True)).read(3)
+        assert kv_used(c) > 0
+        mid.close()
+        wait_for("cache of a stream that was left", lambda: kv_used(c) == 0, 5)
+        u = urllib.parse.urlparse(c.url)
+        prefill = http.client.HTTPConnection(u.hostname, u.port)
+        prefill.request("POST", "/v1/completions", json.dumps(dict(prompt=STORY * 25, max_tokens=5)), {"Content-Type": "application/json"})
+        wait_for("the prompt to begin", lambda: kv_used(c) > 0, 5)
+        prefill.close()
+        wait_for("cache of a prompt that was left", lambda: kv_used(c) == 0 and c.cluster()["engine"]["running"] == 0, 5)
+        assert c.complete(prompt=STORY)["usage"]["completion_tokens"] > 0
+
+
+def test_a_mismatch_is_refused_at_both_ends():
+    port = free_port()
+    for node_args, coordinator_args, words in (([], ["--quantize", "q8_0"], ("none", "q8_0")),):
+        with open(os.devnull) as null, tempfile.TemporaryFile("w+") as node_log, tempfile.TemporaryFile("w+") as log:
+            node = subprocess.Popen([BIN / "moesaic-node", DEMO, "--listen", f"127.0.0.1:{port}", *node_args], stdin=null, stderr=node_log)
+            http = free_port()
+            coordinator = subprocess.Popen([BIN / "moesaic-coordinator", DEMO, "--nodes", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http}",
+                                            "--grpc", "127.0.0.1:0", *coordinator_args], stdin=null, stderr=log, stdout=subprocess.DEVNULL)
+            try:
+                def said(f):
+                    f.seek(0)
+                    return f.read()
+                for f in (node_log, log):
+                    wait_for(f"both values in {said(f)}", lambda: "refuse" in said(f) and all(w in said(f) for w in words), 15)
+                status, body, _ = request(f"http://127.0.0.1:{http}", "GET", "/readyz?verbose")
+                assert status == 503, (status, body)
+            finally:
+                coordinator.kill()
+                node.kill()
+                coordinator.wait()
+                node.wait()
+
+
+def test_up_leaves_nothing_behind():
+    with Cluster(DEMO, nodes=3) as c:
+        pids = c.pids()
+        assert all(alive(p) for p in pids)
+    assert not any(alive(p) for p in pids), "after SIGTERM"
+    assert c.process.returncode == 0
+    with Cluster(DEMO, nodes=2) as c:
+        pids = c.pids()
+        c.process.kill()
+        wait_for("children to end after kill -9 of up", lambda: not any(alive(p) for p in pids), 10)
+    with Cluster(DEMO, nodes=2) as c:
+        pids = c.pids()
+        os.kill(c.facts["nodes"][0]["pid"], signal.SIGSTOP)  # one that cannot see its parent die
+        c.process.kill()
+        wait_for("a stopped child to end", lambda: not any(alive(p) for p in pids), 10)
+
+
+def test_up_restarts_what_dies_on_the_same_port():
+    with Cluster(DEMO, nodes=2) as c:
+        first = c.facts
+        os.kill(first["nodes"][0]["pid"], signal.SIGKILL)
+        wait_for("a new process in the ready file", lambda: c.facts["nodes"][0]["pid"] != first["nodes"][0]["pid"])
+        assert c.facts["nodes"][0]["address"] == first["nodes"][0]["address"]
+        os.kill(c.facts["coordinator"]["pid"], signal.SIGKILL)
+        wait_for("a new coordinator", lambda: c.facts["coordinator"]["pid"] != first["coordinator"]["pid"])
+        assert c.facts["http"] == first["http"]
+        assert c.complete(prompt=STORY)["choices"][0]["text"]
+
+
+def run(*args, timeout=30):
+    p = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=timeout)
+    return p.returncode, p.stdout + p.stderr
+
+
+def test_wrong_input_gets_clear_answers():
+    moesaic = BIN / "moesaic"
+    code, said = run(moesaic, "up", DEMO, "--nodes", 2, "--replicas", 3)
+    assert code != 0 and "--replicas=3" in said and "--nodes=2" in said, said
+    code, said = run(moesaic, "up", "/nowhere")
+    assert code == 4 and "/nowhere" in said, (code, said)
+    code, said = run(moesaic, "up", DEMO, "--http", "0.0.0.0:0", "--nodes", 0)
+    assert code == 2 and "--insecure" in said, (code, said)
+    code, said = run(moesaic, "node", DEMO, "--listen", "0.0.0.0:0")
+    assert code == 2 and "--insecure" in said, (code, said)
+    code, said = run(moesaic, "nonsense")
+    assert code == 2 and "nonsense" in said
+    code, said = run(moesaic, "up", DEMO, "--ctx", 100000, "--nodes", 0)
+    assert code != 0 and "100000" in said and "512" in said, said
+    with Cluster(DEMO, nodes=0) as c:
+        code, said = run(moesaic, "up", DEMO, "--nodes", 0, "--http", c.url.removeprefix("http://"), "--grpc", "127.0.0.1:0")
+        assert code == 5 and "in use" in said, (code, said)
+        status, body, _ = c.post("/v1/completions", "{nonsense")
+        assert status == 400 and body["error"]["type"] == "invalid_request_error", body
+        status, body, _ = c.post("/v1/completions", dict(prompt=STORY * 100))
+        assert status == 400 and body["error"]["n_ctx"] == 512 and body["error"]["n_prompt_tokens"] > 512, body
+    with tempfile.TemporaryDirectory() as folder:
+        broken = pathlib.Path(folder)
+        for f in DEMO.iterdir():
+            (broken / f.name).write_bytes(f.read_bytes())
+        raw = (broken / "model.safetensors").read_bytes()
+        (broken / "model.safetensors").write_bytes(raw[:-1000])
+        code, said = run(moesaic, "up", broken, "--nodes", 0)
+        assert code == 4 and "model.safetensors" in said, (code, said)
+    code, said = run(moesaic, "up", "model.gguf", "--nodes", 0)
+    assert code == 4, (code, said)
+
+
+def test_status_and_chat_commands():
+    moesaic = BIN / "moesaic"
+    with Cluster(DEMO, nodes=2) as c:
+        code, said = run(moesaic, "status", "--http", c.url)
+        assert code == 0 and "node-0" in said and "node-1" in said, said
+        code, said = run(moesaic, "status", "--json", "--http", c.url)
+        assert code == 0 and json.loads(said)["state"] == "ok"
+        code, said = run(moesaic, "chat", "--http", c.url, "--max-tokens", 8, "--temperature", 0, "Tell me a story.")
+        assert code == 0 and len(said.strip()) > 5, said
+        url = c.url
+    code, said = run(moesaic, "status", "--http", url)
+    assert code == 2 and "down" in said, (code, said)
+
+
+if __name__ == "__main__":
+    run_tests([f for n, f in list(globals().items()) if n.startswith("test_")])
