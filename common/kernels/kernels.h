@@ -68,9 +68,9 @@ void q8_0_quantize_block(const float *x, uint8_t *out);
 
 /* ---- the table -------------------------------------------------------------------------------- */
 
-/* Running softmax of one query over key blocks; see attention below. */
+/* All pointers are set. Wide panel ranges are best: rows of bf16 are upcast once per matmul call. */
 struct kernels {
-    const char *name; /* "ref", "avx2", "avx512" */
+    const char *name; /* "ref", "avx2" (kernels.def) */
 
     /* Y[m, feature] = chain over K, for the panels [panel0, panel1) of w and all rows of x.
      * y is f32 [M, ldy], feature index absolute; features >= w->n are not written. x->k == w->k,
@@ -117,7 +117,7 @@ struct kernels {
 
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m);
 
-/* The best table this CPU can run, or the one named by `wanted` ("ref", "avx2", "avx512"; NULL or "" = best).
+/* The best table this CPU can run, or the one named by `wanted` ("ref", "avx2"; NULL or "" = best).
  * INVALID for an unknown name, UNSUPPORTED when the CPU lacks it (names the missing feature). */
 enum err_code kernels_pick(const char *wanted, const struct kernels **out, struct err *why);
 
