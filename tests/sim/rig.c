@@ -106,11 +106,9 @@ struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uin
     ev.submit.deadline_us = deadline_us;
     ev.now_us = r->now_us;
     rig_note(r, "submit %llu: %u + %u tokens", (unsigned long long)id, n_prompt, max_tokens);
-    struct err own;
-    if (why == NULL) why = &own;
-    why->text[0] = 0;
-    why->code = rig_step(r, ev);
-    if (why->code == ERR_OK) return c;
+    enum err_code rc = rig_step(r, ev);
+    if (rc == ERR_OK) return c;
+    if (why != NULL) *why = r->refusal;
     r->n_clients--;
     free(c->prompt);
     free(c->truth);
@@ -263,13 +261,16 @@ static void send(struct rig *r, const struct dispatch_step *s)
 enum err_code rig_step(struct rig *r, struct engine_event ev)
 {
     struct engine_actions todo = {0};
-    struct err why = {0};
+    struct err why = {.code = ERR_OK};
     if (r->wrong[0] != 0) return ERR_INTERNAL;
     ev.now_us = r->now_us;
     if (r->starve_memory) mem_fail_at(1);
     enum err_code rc = engine_step(r->engine, &ev, &todo, &why);
     mem_fail_at(0);
-    if (rc != ERR_OK) rig_note(r, "  refused: %s", why.text);
+    if (rc != ERR_OK) {
+        r->refusal = why;
+        rig_note(r, "  refused: %s", why.text);
+    }
     if (rc != ERR_OK && todo.n > 0) rig_fail(r, "an event that was not taken has actions");
     if (rc != ERR_OK && ev.kind != ENGINE_SUBMIT && !r->starve_memory) rig_fail(r, "event refused: %s", why.text);
     for (size_t i = 0; i < todo.n && r->wrong[0] == 0; i++) {

@@ -64,6 +64,7 @@ struct rig {
     uint32_t most_bulk;    /* bulk steps of one node seen under way together */
     struct buf *trace;     /* may be NULL */
     char wrong[512];       /* "" while all is well */
+    struct err refusal;    /* of the last event that was not taken */
 
     /* Told when the list of actions named a job, or a message was put on the wire; may be NULL. */
     void (*on_job)(void *ctx, uint32_t slot);

@@ -170,7 +170,8 @@ static void submit(struct sim *s)
     const struct engine_cfg *c = &s->rig.cfg;
     uint32_t n_prompt = (uint32_t)draw(s, 1, chance(s, 30) ? c->ctx - 1 : (c->ctx - 1) / 3 + 1);
     uint32_t room = c->ctx - n_prompt;
-    uint32_t max_tokens = (uint32_t)draw(s, 0, room < 20 ? room : 20);
+    uint32_t most = chance(s, 20) ? 90 : 20;
+    uint32_t max_tokens = (uint32_t)draw(s, 0, room < most ? room : most);
     uint64_t deadline = s->rig.now_us + (s->far_deadlines ? 1000000000u : draw(s, 50000, 6000000));
     /* A name is free again as soon as its request has ended. */
     uint64_t id = s->next_id;
@@ -224,7 +225,7 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     c->top_k = dense ? 0 : (uint32_t)draw(s, 1, c->n_experts < 3 ? c->n_experts : 3);
     for (uint32_t i = 0; i < c->n_layers; i++) is_moe[i] = !dense && !chance(s, 30);
     c->is_moe = is_moe;
-    c->ctx = (uint32_t)draw(s, 20, 200);
+    c->ctx = (uint32_t)draw(s, 20, chance(s, 30) ? 400 : 200);
     c->n_kv_blocks = (c->ctx + 63) / 64 + (uint32_t)(chance(s, 60) ? draw(s, 0, 2) : draw(s, 0, 30));
     c->chunk = (uint32_t)draw(s, 1, chance(s, 50) ? 20 : 130);
     c->max_decode_rows = (uint32_t)draw(s, 1, 8);

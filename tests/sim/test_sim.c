@@ -10,7 +10,7 @@
 
 #include "tests/sim/sim.h"
 
-#define SEEDS 200
+#define SEEDS 400
 
 static uint64_t from_env(const char *name, uint64_t otherwise)
 {
