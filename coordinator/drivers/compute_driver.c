@@ -4,6 +4,8 @@
 
 #include "common/base/mem.h"
 
+#define LOGIT_ROWS 64u
+
 struct slot {
     struct model_pass *pass;
     struct engine_token *tokens;
@@ -25,11 +27,21 @@ static uint32_t slot_rows(const struct compute_cfg *c, uint32_t slot)
     return slot < c->decode_slots ? c->max_decode_rows : c->chunk;
 }
 
+uint32_t compute_driver_logit_rows(const struct compute_cfg *c)
+{
+    return c->chunk < LOGIT_ROWS ? c->chunk : LOGIT_ROWS;
+}
+
+static uint32_t slot_logit_rows(const struct compute_cfg *c, uint32_t slot)
+{
+    return slot < c->decode_slots ? c->max_decode_rows : compute_driver_logit_rows(c);
+}
+
 size_t compute_driver_bytes(const struct compute_cfg *c)
 {
     size_t bytes = (size_t)c->n_kv_blocks * model_kv_block_bytes(c->model);
     for (uint32_t i = 0; i < c->decode_slots + c->prefill_slots; i++)
-        bytes += model_pass_bytes(c->model, slot_rows(c, i), slot_rows(c, i));
+        bytes += model_pass_bytes(c->model, slot_rows(c, i), slot_logit_rows(c, i));
     return bytes;
 }
 
@@ -52,8 +64,9 @@ enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_
     if (rc == ERR_OK) rc = kv_store_open(cfg->model, cfg->n_kv_blocks, &d->kv, why);
     for (uint32_t i = 0; i < d->n_slots && rc == ERR_OK; i++) {
         struct slot *s = &d->slots[i];
-        s->max_rows = s->max_logits = slot_rows(cfg, i);
-        s->tokens = mem_zalloc_array(s->max_rows, sizeof *s->tokens);
+        s->max_rows = slot_rows(cfg, i);
+        s->max_logits = slot_logit_rows(cfg, i);
+        s->tokens = mem_zalloc_array(s->max_logits, sizeof *s->tokens);
         rc = s->tokens == NULL ? err_nomem(why, "compute driver")
                                : model_pass_open(cfg->model, s->max_rows, s->max_logits, &s->pass, why);
     }

@@ -18,6 +18,9 @@ struct compute_cfg {
     uint32_t max_decode_rows, chunk;
 };
 
+/* Most rows with logits in one prefill pass: those of a large vocabulary are large. */
+uint32_t compute_driver_logit_rows(const struct compute_cfg *cfg);
+
 /* Bytes that the slots' scratch and the KV blocks take. */
 size_t compute_driver_bytes(const struct compute_cfg *cfg);
 

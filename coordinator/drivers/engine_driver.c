@@ -213,10 +213,15 @@ static bool run_job(struct engine_driver *d)
     return false;
 }
 
+static void poll_network(struct engine_driver *d, uint64_t timeout_us)
+{
+    rpc_poll(d->rpc, timeout_us);
+    if (d->cfg.after_poll != NULL) d->cfg.after_poll(d->cfg.callback_ctx);
+}
+
 static void pump(void *ctx)
 {
-    struct engine_driver *d = ctx;
-    rpc_poll(d->rpc, 0);
+    poll_network(ctx, 0);
 }
 
 static void *thread_main(void *arg)
@@ -231,11 +236,11 @@ static void *thread_main(void *arg)
             timer = engine_next_timer_us(d->engine);
         }
         if (run_job(d) || node_driver_run_local(d->nodes)) {
-            rpc_poll(d->rpc, 0);
+            poll_network(d, 0);
             continue;
         }
         uint64_t wait = timer <= now ? 0 : timer - now;
-        rpc_poll(d->rpc, wait < IDLE_WAIT_US ? wait : IDLE_WAIT_US);
+        poll_network(d, wait < IDLE_WAIT_US ? wait : IDLE_WAIT_US);
     }
     return NULL;
 }
@@ -258,6 +263,7 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
     const struct hparams *hp = model_hparams(cfg->model);
     uint32_t row_bytes = (uint32_t)(row_data_bytes(model_expert_rows(cfg->model), hp->hidden) +
                                     row_scale_bytes(model_expert_rows(cfg->model), hp->hidden));
+    struct compute_cfg cc = compute_cfg(cfg);
     struct engine_cfg e = {
         .n_layers = hp->n_layers,
         .n_experts = hp->n_experts,
@@ -267,6 +273,7 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
         .n_kv_blocks = cfg->n_kv_blocks,
         .chunk = cfg->chunk,
         .max_decode_rows = cfg->max_decode_rows,
+        .prefill_logit_rows = compute_driver_logit_rows(&cc),
         .decode_slots = cfg->decode_slots,
         .prefill_slots = cfg->prefill_slots,
         .max_running = cfg->max_running,

@@ -25,6 +25,7 @@ struct engine_driver_cfg {
     /* Called on the engine thread. */
     void (*node_changed)(void *ctx, uint32_t node, bool usable, const char *reason);
     void (*ready_changed)(void *ctx, bool ready);
+    void (*after_poll)(void *ctx); /* after every rpc_poll, also between the tasks of a job; may be NULL */
     void *callback_ctx;
 };
 

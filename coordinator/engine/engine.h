@@ -12,8 +12,8 @@
  * sequences fail at their deadline. A slot whose rows are all dead is dropped; late replies are unknown steps.
  * A dead row beside live ones stays in its pass, whose attention goes on writing its keys and values: therefore the
  * blocks of a sequence that left go back when its pass ends, not before.
- * In the last layer only rows that want logits have experts: the result slots of the others hold rubbish, as those
- * of dead rows do, and a prefill pass in which nobody wants logits ends there, without a combine and a head.
+ * The result slots of dead rows hold rubbish. A prefill pass in which nobody wants logits ends with the last layer's
+ * experts, without a combine and a head.
  * When KV blocks run out the youngest sequence gives its blocks back and is prefilled again later from its
  * tokens: because answers do not depend on chunking, nobody can tell. */
 #ifndef MOESAIC_ENGINE_H

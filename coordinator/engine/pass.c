@@ -89,9 +89,9 @@ bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int co
     return true;
 }
 
-void pass_find_skips(struct pass *p, uint32_t layer, uint32_t n_layers)
+void pass_find_skips(struct pass *p)
 {
-    /* Behind the last layer there is only the head, so the experts of rows without logits would be for nothing. */
-    for (uint32_t i = 0; i < p->n_rows; i++)
-        p->skip[i] = p->rows[i].dead || (layer + 1 == n_layers && !p->rows[i].wants_logits);
+    /* The experts of a last layer's rows without logits could be left out too; they are not, so that rows served add up to
+     * tokens x layers x top_k and an operator can check that. */
+    for (uint32_t i = 0; i < p->n_rows; i++) p->skip[i] = p->rows[i].dead;
 }

@@ -53,7 +53,7 @@ bool pass_wants_logits(const struct sequence *s, uint32_t i);
  * end, the head. False: nothing is left to compute, because no row wants logits. */
 bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer, struct engine_job *job);
 
-/* Fill skip for the experts of a layer: dead rows, and in the last layer those whose output nobody reads. */
-void pass_find_skips(struct pass *p, uint32_t layer, uint32_t n_layers);
+/* Fill skip for the experts of a layer: dead rows. */
+void pass_find_skips(struct pass *p);
 
 #endif

@@ -236,9 +236,7 @@ void engine_computed(struct engine *e, struct pass *p, const struct engine_event
     for (uint32_t i = 0; bad_layer != NULL && i < p->n_parts; i++) {
         struct pass_part *part = &p->parts[i];
         for (uint32_t row = part->first; row < part->first + part->n && !part->dead; row++) {
-            /* Rows that were left out of the last layer hold rubbish after its combine. */
-            bool rubbish = p->job.combine_layer + 1 == (int)e->cfg.n_layers && !p->rows[row].wants_logits;
-            if (bad_layer[row] >= 0 && !rubbish)
+            if (bad_layer[row] >= 0)
                 engine_fail(e, part->sequence, ERR_INTERNAL, "not finite at layer %d (position %u)", bad_layer[row],
                             p->rows[row].position);
         }
@@ -248,7 +246,7 @@ void engine_computed(struct engine *e, struct pass *p, const struct engine_event
     if (p->n_live_parts == 0) {
         drop_pass(e, p);
     } else if (is_moe) {
-        pass_find_skips(p, (uint32_t)last, e->cfg.n_layers);
+        pass_find_skips(p);
         dispatch_start(e->dispatch, e->now_us, p->slot, (uint32_t)last, ev->computed.experts, p->skip, p->n_rows);
         p->state = PASS_WAITING_FOR_REPLIES;
     } else {
