@@ -21,7 +21,7 @@ struct api_cfg {
     const char *version, *git, *build; /* static */
     uint32_t protocol_version;
     uint32_t ping_ms;      /* 0: 15 s */
-    struct http_cfg http;  /* only its times and counts are read; 0: defaults */
+    struct http_cfg http;  /* its hosts, times and counts are read; 0: defaults */
 };
 
 /* UNAVAILABLE "... address already in use", INVALID. After a failure the loop must run once more before it closes. */

@@ -241,7 +241,10 @@ enum err_code http_open(uv_loop_t *loop, const struct http_cfg *cfg, struct http
     if (cfg->bodies_bytes == 0) s->cfg.bodies_bytes = LIMIT_HTTP_BODIES_BYTES;
     s->only_loopback = true;
     s->next_id = clock_now_ns();
-    s->addresses = mem_strdup(cfg->addresses);
+    struct buf names = {0};
+    buf_puts(&names, cfg->addresses);
+    if (cfg->hosts != NULL) buf_printf(&names, ",%s", cfg->hosts);
+    s->addresses = buf_take(&names, NULL);
     char *list = mem_strdup(cfg->addresses);
     enum err_code rc = ERR_OK;
     if (s->addresses == NULL || list == NULL) {
@@ -307,7 +310,7 @@ static bool same_host(const char *a, size_t n, const char *b)
     return strlen(b) == n && strncasecmp(a, b, n) == 0;
 }
 
-bool http_host_is_local(const char *host, const char *bound_addresses)
+bool http_host_is_local(const char *host, const char *names)
 {
     size_t n;
     if (host[0] == '[') {
@@ -326,11 +329,13 @@ bool http_host_is_local(const char *host, const char *bound_addresses)
         text[n] = '\0';
         if (sscanf(text, "%3u.%3u.%3u.%3u%c", &a, &b, &c, &d, &rest) == 4 && a == 127) return true;
     }
-    /* A name the operator bound by. */
-    for (const char *p = bound_addresses; *p != '\0';) {
+    /* A name the operator bound by, or allowed. */
+    for (const char *p = names; *p != '\0';) {
         size_t len = strcspn(p, ", ");
-        const char *colon = memrchr(p, ':', len);
-        if (colon != NULL && (size_t)(colon - p) == n && strncasecmp(p, host, n) == 0) return true;
+        const char *colon = p[0] == '[' ? NULL : memrchr(p, ':', len);
+        size_t name = colon == NULL ? len : (size_t)(colon - p);
+        if (len == 1 && p[0] == '*') return true;
+        if (name > 0 && name == n && strncasecmp(p, host, n) == 0) return true;
         p += len;
         p += strspn(p, ", ");
     }

@@ -20,6 +20,7 @@ struct http_exchange; /* one request and its reply */
 
 struct http_cfg {
     const char *addresses; /* "HOST:PORT[,HOST:PORT...]"; [v6]:PORT; port 0: any */
+    const char *hosts;     /* "NAME[,NAME..]": further names that Host may have; "*": any; NULL: none */
     void (*on_request)(void *ctx, struct http_exchange *ex);
     void (*on_status)(void *ctx, int status); /* each reply's head as it is sent, refusals too; may be NULL */
     void *ctx;

@@ -60,7 +60,7 @@ struct http_server {
     uv_timer_t timer;
     bool timer_open, draining, closing;
     bool only_loopback;      /* all addresses are: then Host is checked */
-    char *addresses;         /* as bound, for the Host check */
+    char *addresses;         /* as bound, then cfg.hosts: for the Host check */
     int port;
     struct http_conn *conns;
     uint32_t n_conns;
@@ -78,6 +78,6 @@ void http_conn_drain(struct http_conn *c);
 void http_server_forget(struct http_server *s, struct http_conn *c); /* c is closed and freed */
 
 /* Is `host` (a Host header) one that names this machine from itself? Guards against DNS rebinding. */
-bool http_host_is_local(const char *host, const char *bound_addresses);
+bool http_host_is_local(const char *host, const char *names); /* names: "NAME[:PORT],.."; "*" allows any */
 
 #endif

@@ -40,10 +40,32 @@ static enum err_code append_piece(const struct tokenizer *t, const char *text, s
     return rc;
 }
 
+static size_t count_special(const struct tokenizer *t, const struct ids *ids, size_t from)
+{
+    size_t n = 0;
+    for (size_t i = from; i < ids->len; i++) n += tokenizer_is_special(t, ids->data[i]);
+    return n;
+}
+
+/* Encode every run by itself. *n_special: control tokens in the template's own runs. */
+static enum err_code encode_runs(const struct tokenizer *t, const char *text, const char *taint, size_t n,
+                                 struct ids *out, size_t *n_special, struct err *why)
+{
+    enum err_code rc = ERR_OK;
+    *n_special = 0;
+    for (size_t at = 0, end; at < n && rc == ERR_OK; at = end) {
+        end = run_end(taint, at, n);
+        size_t before = out->len;
+        rc = append_piece(t, text + at, end - at, taint[at] != 0 ? TOKENIZER_NO_SPECIAL : TOKENIZER_PARSE_SPECIAL, out, why);
+        if (rc == ERR_OK && taint[at] == 0) *n_special += count_special(t, out, before);
+    }
+    return rc;
+}
+
 /* Text is cut only around user text that spells a control token, which is then encoded without them; everything
  * else is encoded in one piece, so that tokens merge across the borders of messages as they did in training. */
-enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint, size_t n,
-                                    struct ids *out, struct err *why)
+static enum err_code encode_merged(const struct tokenizer *t, const char *text, const char *taint, size_t n,
+                                   struct ids *out, struct err *why)
 {
     size_t piece = 0;
     for (size_t at = 0; at < n;) {
@@ -62,6 +84,22 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
         at = end;
     }
     return append_piece(t, text + piece, n - piece, TOKENIZER_PARSE_SPECIAL, out, why);
+}
+
+enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint, size_t n,
+                                    struct ids *out, struct err *why)
+{
+    size_t n_special = 0;
+    struct ids runs = {0};
+    enum err_code rc = encode_merged(t, text, taint, n, out, why);
+    if (rc == ERR_OK) rc = encode_runs(t, text, taint, n, &runs, &n_special, why);
+    /* More control tokens than the template wrote: one is half the template's and half the user's. */
+    if (rc == ERR_OK && count_special(t, out, 0) > n_special) {
+        out->len = 0;
+        if (!ids_append(out, runs.data, runs.len)) rc = err_nomem(why, "the prompt's tokens");
+    }
+    ids_free(&runs);
+    return rc;
 }
 
 static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text, struct buf *taint,

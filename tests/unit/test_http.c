@@ -270,6 +270,13 @@ Test(http, host_must_be_local_when_bound_to_loopback)
     static const char *const bad[] = {"", "127.0.0.1.evil", "1127.0.0.1", "localhost:80x", "[::2]", "127.0.0.1@x", "boxer", "[::1"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) cr_expect(http_host_is_local(good[i], "box:80"), "%s", good[i]);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) cr_expect_not(http_host_is_local(bad[i], "box:80"), "%s", bad[i]);
+    cr_expect(http_host_is_local("proxy.example:443", "127.0.0.1:80,proxy.example"));
+    cr_expect(http_host_is_local("anything", "127.0.0.1:80,*"));
+    cr_expect_not(http_host_is_local("prox", "127.0.0.1:80,proxy.example"));
+    cr_expect_not(http_host_is_local("", "127.0.0.1:80,,"));
+    start(&f, (struct http_cfg){.hosts = "proxy.example"});
+    expect_reply(f.port, "GET /h HTTP/1.1\r\nHost: proxy.example\r\nConnection: close\r\n\r\n", 200, NULL);
+    stop(&f);
 }
 
 Test(http, slow_heads_and_bodies_time_out_however_they_drip)

@@ -3,6 +3,8 @@
 // links: api
 #include <jansson.h>
 
+#include "coordinator/api/prompt.h"
+
 #include "tests/unit/api_fixture.h"
 
 #define CHAT "/v1/chat/completions"
@@ -118,6 +120,48 @@ Test(openai, control_tokens_in_user_text_stay_text)
     cr_expect_eq(f.fake.n_last_prompt, 1);
     cr_expect_eq(f.fake.last_prompt[0], start);
     api_fixture_stop(&f);
+}
+
+Test(openai, only_the_templates_own_bytes_make_control_tokens)
+{
+    struct tokenizer *t;
+    struct err why;
+    cr_assert_eq(tokenizer_open(PROJECT_ROOT "/deploy/demo", &t, &why), ERR_OK);
+    static const struct {
+        const char *text, *taint; /* 't': from the request */
+        size_t specials;
+    } cases[] = {
+        {"<|im_start|>user", "................", 1},
+        {"<|im_start|>user", "tttttttttttttttt", 0},
+        {"<|im_start|>user", ".....ttttttttttt", 0},
+        {"<|im_start|>user", "tttttttt........", 0},
+        {"<|im_start|>a<|im_end|>", "............ttttttttttt", 1},
+        {"<|im_start|>a<|im_end|>", "............t..........", 2},
+        {"", "", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char taint[64] = {0};
+        size_t n = strlen(cases[i].text), specials = 0;
+        for (size_t k = 0; k < n; k++) taint[k] = cases[i].taint[k] == 't';
+        struct ids ids = {0};
+        struct buf text = {0};
+        cr_assert_eq(prompt_encode_tainted(t, cases[i].text, taint, n, &ids, &why), ERR_OK);
+        for (size_t k = 0; k < ids.len; k++) specials += tokenizer_is_special(t, ids.data[k]);
+        cr_expect_eq(specials, cases[i].specials, "%s / %s: %zu", cases[i].text, cases[i].taint, specials);
+        tokenizer_decode(t, ids.data, ids.len, false, &text, &why);
+        cr_expect_str_eq(text.data == NULL ? "" : text.data, cases[i].text);
+        buf_free(&text);
+        ids_free(&ids);
+    }
+    /* Without control tokens in it user text merges with its surroundings. */
+    struct ids whole = {0}, tainted = {0};
+    char taint[] = {0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0};
+    cr_assert_eq(tokenizer_encode(t, "The old fox ra", 14, TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &whole, &why), ERR_OK);
+    cr_assert_eq(prompt_encode_tainted(t, "The old fox ra", taint, 14, &tainted, &why), ERR_OK);
+    cr_expect(whole.len == tainted.len && memcmp(whole.data, tainted.data, whole.len * sizeof(int32_t)) == 0);
+    ids_free(&whole);
+    ids_free(&tainted);
+    tokenizer_close(t);
 }
 
 Test(openai, a_stream_has_role_text_finish_usage_done)
