@@ -258,6 +258,31 @@ static void send(struct rig *r, const struct dispatch_step *s)
 
 /* ---- events ------------------------------------------------------------------------------------ */
 
+/* Rows that begin: of whom, and that no prompt logits are computed twice. */
+static void check_begin(struct rig *r, uint32_t slot)
+{
+    uint32_t n;
+    const struct engine_row *rows = engine_rows(r->engine, slot, &n);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct rig_client *c = rig_find(r, rows[i].sequence);
+        if (c == NULL || rows[i].dead)
+            rig_fail(r, "row %u of slot %u begins for nobody", i, slot);
+        else if (rows[i].wants_logits && !rows[i].samples && rows[i].position < c->n_prompt_told)
+            rig_fail(r, "logits of position %u are computed again", rows[i].position);
+        if (i > 0 && rows[i].sequence == rows[i - 1].sequence && rows[i].position != rows[i - 1].position + 1)
+            rig_fail(r, "positions of a sequence do not ascend");
+    }
+}
+
+static void check_bounds(struct rig *r)
+{
+    struct engine_stats st;
+    engine_stats(r->engine, &st);
+    if (st.running > r->cfg.max_running || st.waiting > r->cfg.max_waiting + r->cfg.max_running)
+        rig_fail(r, "%u running and %u waiting, allowed are %u and %u", st.running, st.waiting, r->cfg.max_running,
+                 r->cfg.max_waiting);
+}
+
 enum err_code rig_step(struct rig *r, struct engine_event ev)
 {
     struct engine_actions todo = {0};
@@ -280,6 +305,7 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
             if (r->has_job[a->compute.slot]) rig_fail(r, "slot %u computes two things", a->compute.slot);
             r->has_job[a->compute.slot] = true;
             r->job[a->compute.slot] = a->compute;
+            if (a->compute.begin) check_begin(r, a->compute.slot);
             rig_note(r, "  slot %u compute%s: combine %d, layers %d..%d%s", a->compute.slot,
                      a->compute.begin ? " from the start" : "", a->compute.combine_layer, a->compute.first_layer,
                      a->compute.last_layer, a->compute.head ? ", head" : "");
@@ -296,6 +322,7 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
             break;
         }
     }
+    check_bounds(r);
     return rc;
 }
 

@@ -33,7 +33,8 @@ struct sim {
     struct sim_totals *totals;
 };
 
-/* Uniform in [lo, hi]. */
+/* Uniform in [lo, hi]. At most one draw in the arguments of a call: their order is the compiler's, and a seed must be
+ * the same world everywhere. */
 static uint64_t draw(struct sim *s, uint64_t lo, uint64_t hi)
 {
     return lo + (uint64_t)(rng_uniform(s->seed, s->draws++, 77) * (double)(hi - lo + 1));
@@ -114,16 +115,17 @@ static void lose_stream(struct sim *s, uint32_t node, enum dispatch_lane lane, u
 static void do_fault(struct sim *s)
 {
     uint32_t node = (uint32_t)draw(s, 0, s->n_nodes - 1);
+    uint64_t for_us;
     switch (draw(s, 0, 3)) {
     case 0: /* one stream */
-        lose_stream(s, node, chance(s, 50) ? DISPATCH_DECODE : DISPATCH_BULK, draw(s, 100, 50000));
+        for_us = draw(s, 100, 50000);
+        lose_stream(s, node, chance(s, 50) ? DISPATCH_DECODE : DISPATCH_BULK, for_us);
         break;
-    case 1: { /* the process: both streams, and the time to load everything */
-        uint64_t for_us = draw(s, 1000, 3000000);
+    case 1: /* the process: both streams, and the time to load everything */
+        for_us = draw(s, 1000, 3000000);
         lose_stream(s, node, DISPATCH_DECODE, for_us);
         lose_stream(s, node, DISPATCH_BULK, for_us + draw(s, 0, 1000));
         break;
-    }
     case 2: /* stopped, then goes on */
         s->frozen_until[node] = s->rig.now_us + draw(s, 1000, 3000000);
         break;
@@ -168,18 +170,20 @@ static void do_place(struct sim *s)
 static void submit(struct sim *s)
 {
     const struct engine_cfg *c = &s->rig.cfg;
-    uint32_t n_prompt = (uint32_t)draw(s, 1, chance(s, 30) ? c->ctx - 1 : (c->ctx - 1) / 3 + 1);
+    uint32_t longest = chance(s, 30) ? c->ctx - 1 : (c->ctx - 1) / 3 + 1;
+    uint32_t n_prompt = (uint32_t)draw(s, 1, longest);
     uint32_t room = c->ctx - n_prompt;
     uint32_t most = chance(s, 20) ? 90 : 20;
     uint32_t max_tokens = (uint32_t)draw(s, 0, room < most ? room : most);
     uint64_t deadline = s->rig.now_us + (s->far_deadlines ? 1000000000u : draw(s, 50000, 6000000));
+    bool prompt_logits = chance(s, 25);
     /* A name is free again as soon as its request has ended. */
     uint64_t id = s->next_id;
     if (s->rig.n_clients > 0 && chance(s, 30)) id = s->rig.clients[draw(s, 0, s->rig.n_clients - 1)].id;
     if (rig_find(&s->rig, id) != NULL) id = s->next_id;
     if (id == s->next_id) s->next_id++;
     struct err why;
-    if (rig_submit(&s->rig, id, n_prompt, max_tokens, chance(s, 25), deadline, &why) != NULL) {
+    if (rig_submit(&s->rig, id, n_prompt, max_tokens, prompt_logits, deadline, &why) != NULL) {
         s->totals->submitted++;
         s->n_submitted++;
     } else if (why.code != ERR_EXHAUSTED) {
@@ -225,9 +229,11 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     c->top_k = dense ? 0 : (uint32_t)draw(s, 1, c->n_experts < 3 ? c->n_experts : 3);
     for (uint32_t i = 0; i < c->n_layers; i++) is_moe[i] = !dense && !chance(s, 30);
     c->is_moe = is_moe;
-    c->ctx = (uint32_t)draw(s, 20, chance(s, 30) ? 400 : 200);
+    uint32_t most = chance(s, 30) ? 400 : 200;
+    c->ctx = (uint32_t)draw(s, 20, most);
     c->n_kv_blocks = (c->ctx + 63) / 64 + (uint32_t)(chance(s, 60) ? draw(s, 0, 2) : draw(s, 0, 30));
-    c->chunk = (uint32_t)draw(s, 1, chance(s, 50) ? 20 : 130);
+    most = chance(s, 50) ? 20 : 130;
+    c->chunk = (uint32_t)draw(s, 1, most);
     c->max_decode_rows = (uint32_t)draw(s, 1, 8);
     c->prefill_logit_rows = chance(s, 50) ? 0 : (uint32_t)draw(s, 1, 9);
     c->decode_slots = (uint32_t)draw(s, 1, 3);
@@ -363,8 +369,8 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
 
     struct placement *p;
     struct err err;
-    if (placement_spread(cfg.n_layers, cfg.n_experts, s->n_nodes, (uint32_t)draw(s, 1, s->n_nodes),
-                         draw(s, 0, 3), &p, &err) != ERR_OK)
+    uint32_t replicas = (uint32_t)draw(s, 1, s->n_nodes);
+    if (placement_spread(cfg.n_layers, cfg.n_experts, s->n_nodes, replicas, draw(s, 0, 3), &p, &err) != ERR_OK)
         abort();
     rig_open(&s->rig, &cfg, p, seed);
     placement_release(p);

@@ -169,6 +169,54 @@ Test(dispatch, a_lost_lane_moves_its_steps_and_parks_what_nobody_else_holds)
     dispatch_close(d);
 }
 
+Test(dispatch, what_is_queued_behind_a_lost_lane_moves_too)
+{
+    struct dispatch *d = open_dispatch(2, 2, 2, 50); /* one result per piece */
+    uint16_t routing[20];
+    for (uint32_t i = 0; i < 20; i++) routing[i] = i % 2;
+    const struct dispatch_step *s[8];
+    dispatch_start(d, 0, SLOT_BULK, 0, routing, no_skip, 10);
+    cr_assert_eq(take_sends(d, s, 8), 4);
+    dispatch_reply(d, 1, s[0]->id);
+    cr_assert_eq(take_sends(d, s, 8), 1);
+    uint32_t lost = s[0]->node;
+    dispatch_node_down(d, 2, lost, DISPATCH_BULK);
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < 100 && dispatch_n_open(d, SLOT_BULK) > 0; k++) {
+        n += take_sends(d, s, 8);
+        const struct dispatch_step *sent = dispatch_first_sent(d, SLOT_BULK);
+        cr_assert_not_null(sent);
+        cr_expect_neq(sent->node, lost);
+        dispatch_reply(d, 3, sent->id);
+    }
+    cr_expect_eq(dispatch_n_open(d, SLOT_BULK), 0);
+    cr_expect_eq(dispatch_replays(d), 2, "only what was under way is asked for again");
+    dispatch_close(d);
+}
+
+Test(dispatch, what_is_queued_behind_a_silent_step_moves_too)
+{
+    struct dispatch *d = open_dispatch(2, 2, 2, 50);
+    uint16_t routing[20];
+    for (uint32_t i = 0; i < 20; i++) routing[i] = i % 2;
+    const struct dispatch_step *s[8];
+    uint64_t now = 0, answering[64], n_answering = 0, answered = 0;
+    dispatch_start(d, 0, SLOT_BULK, 0, routing, no_skip, 10);
+    while (dispatch_n_open(d, SLOT_BULK) > 0) { /* node 0 never answers */
+        uint32_t n = take_sends(d, s, 8);
+        for (uint32_t i = 0; i < n; i++)
+            if (s[i]->node == 1) answering[n_answering++] = s[i]->id;
+        if (answered < n_answering)
+            dispatch_reply(d, now, answering[answered++]);
+        else
+            dispatch_tick(d, now = dispatch_next_timer_us(d));
+        cr_assert_leq(now, 4 * 250000, "one silence is enough for all ten results");
+    }
+    cr_expect_eq(answered, 20);
+    cr_expect_eq(dispatch_replays(d), 2);
+    dispatch_close(d);
+}
+
 Test(dispatch, a_refusal_asks_the_others_first_and_the_same_again_after_100_ms)
 {
     struct dispatch *d = open_dispatch(3, 2, 3, 1000); /* expert 0 of layer 0: nodes 0, 1 */

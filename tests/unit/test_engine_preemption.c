@@ -10,11 +10,12 @@
 
 static const bool moe[2] = {true, true};
 
-static void open_tight(struct rig *r, uint32_t n_kv_blocks)
+static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode_slots, uint32_t prefill_slots)
 {
     struct engine_cfg cfg = {
         .n_layers = 2, .n_experts = 4, .top_k = 2, .is_moe = moe, .ctx = 256, .n_kv_blocks = n_kv_blocks,
-        .chunk = 64, .max_decode_rows = 8, .decode_slots = 2, .prefill_slots = 1, .max_running = 8, .max_waiting = 8,
+        .chunk = 64, .max_decode_rows = 8, .decode_slots = decode_slots, .prefill_slots = prefill_slots,
+        .max_running = 8, .max_waiting = 8,
         .dispatch = {.n_nodes = 1, .row_bytes = 8, .result_bytes = 8, .piece_bytes = 4096, .bulk_outstanding = 2,
                      .min_silence_us = 250000},
     };
@@ -26,6 +27,11 @@ static void open_tight(struct rig *r, uint32_t n_kv_blocks)
     placement_release(p);
     rig_node(r, 0, DISPATCH_DECODE, true);
     rig_node(r, 0, DISPATCH_BULK, true);
+}
+
+static void open_tight(struct rig *r, uint32_t n_kv_blocks)
+{
+    open_tight_with(r, n_kv_blocks, 2, 1);
 }
 
 static struct engine_stats stats_of(struct rig *r)
@@ -93,5 +99,57 @@ Test(engine_preemption, one_request_of_the_whole_context_fits)
     cr_expect_lt(rig_run(&r, 100000), 100000);
     cr_expect_eq(r.wrong[0], 0, "%s", r.wrong);
     cr_expect(a->n_told == 200 && b->n_told == 56);
+    rig_close(&r);
+}
+
+/* Jobs and answers of these slots only, until they wait for something else. */
+static void run_slots(struct rig *r, uint32_t first, uint32_t last)
+{
+    for (bool more = true; more && r->wrong[0] == 0;) {
+        more = false;
+        for (uint32_t slot = first; slot <= last; slot++)
+            if (r->has_job[slot]) {
+                rig_compute(r, slot);
+                more = true;
+            }
+        for (uint32_t i = 0; i < r->n_wire; i++)
+            if (r->wire[i]->slot >= first && r->wire[i]->slot <= last) {
+                rig_answer(r, r->wire[i]);
+                more = true;
+                break;
+            }
+    }
+}
+
+Test(engine_preemption, an_older_prompt_is_not_starved_by_a_younger_that_decodes)
+{
+    struct rig r;
+    open_tight_with(&r, 4, 1, 2);
+    struct rig_client *old = rig_submit(&r, 1, 250, 2, false, NEVER, NULL); /* its first chunk is in slot 1 */
+    struct rig_client *young = rig_submit(&r, 2, 60, 190, false, NEVER, NULL);
+    run_slots(&r, 2, 2);
+    while (young->n_told < 100) { /* it has taken the other three blocks */
+        cr_assert(r.has_job[0] || r.n_wire > 0, "%s", r.wrong);
+        if (r.has_job[0])
+            rig_compute(&r, 0);
+        else
+            rig_answer(&r, r.wire[0]);
+    }
+    cr_assert(r.has_job[0] && r.job[0].begin);
+    run_slots(&r, 1, 1); /* the chunk ends; there is no block for the next one */
+    cr_assert(!r.has_job[1] && !r.has_job[2]);
+    uint32_t told = young->n_told;
+    for (int i = 0; i < 100 && !r.has_job[1]; i++) {
+        if (r.has_job[0])
+            rig_compute(&r, 0);
+        else
+            rig_answer(&r, r.wire[0]);
+    }
+    cr_expect(r.has_job[1] && r.job[1].begin, "the next chunk");
+    cr_expect_eq(young->n_told, told + 1, "the young one ended its pass and entered no other");
+    cr_expect_eq(stats_of(&r).preemptions, 1);
+    cr_expect_lt(rig_run(&r, 100000), 100000);
+    cr_expect(old->n_told == 2 && young->n_told == 190);
+    cr_expect_eq(r.wrong[0], 0, "%s", r.wrong);
     rig_close(&r);
 }
