@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/base/mem.h"
 
 #define INLINE_BODY_BYTES (64u << 10) /* longer ones are prepared on libuv's pool */
@@ -28,6 +29,14 @@ static void count_outcome(struct job *j, enum metric outcome)
     if (j->counted) return;
     j->counted = true;
     metrics_count(metrics_of(j), outcome, 1);
+    uint64_t n_tokens = 0;
+    for (uint32_t i = 0; i < j->n_choices; i++) n_tokens += j->choices[i].choice.n_tokens;
+    log_debug("api", "id=%s tokens=%llu ms=%llu outcome=%s", j->id, (unsigned long long)n_tokens,
+              (unsigned long long)(now_ms(j) - j->begun_ms),
+              outcome == METRIC_REQUEST_STOP        ? "stop"
+              : outcome == METRIC_REQUEST_LENGTH    ? "length"
+              : outcome == METRIC_REQUEST_CANCELLED ? "cancelled"
+                                                    : "error");
 }
 
 static void cancel_all(struct job *j)

@@ -373,6 +373,32 @@ Test(openai, logprobs_of_a_chat)
     api_fixture_stop(&f);
 }
 
+Test(openai, logprobs_end_where_a_stop_string_cut_the_text)
+{
+    struct api_fixture f;
+    api_fixture_init(&f, "The fox ran home. Then it slept.");
+    api_fixture_start(&f);
+    for (int stream = 0; stream < 2; stream++) {
+        /* Entries are those of tokens whose text begins before the cut: what they spell begins with the answer. */
+        char request[200];
+        snprintf(request, sizeof request, "{\"prompt\":\"a\",\"max_tokens\":99,\"logprobs\":0,\"stop\":\"an home\",\"stream\":%s}",
+                 stream ? "true" : "false");
+        char *reply = client_post(f.port, COMP, request);
+        struct buf spelled = {0};
+        for (const char *p = reply; (p = strstr(p, "\"tokens\":[")) != NULL; p++) {
+            json_t *tokens = json_loads(p + 9, JSON_DISABLE_EOF_CHECK, NULL);
+            for (size_t i = 0; i < json_array_size(tokens); i++) buf_puts(&spelled, json_string_value(json_array_get(tokens, i)));
+            json_decref(tokens);
+        }
+        cr_assert_not_null(spelled.data);
+        cr_expect_eq(strncmp(spelled.data, "The fox r", 9), 0, "%s", spelled.data);
+        cr_expect_null(strstr(spelled.data, " home"), "%s", spelled.data);
+        buf_free(&spelled);
+        mem_free(reply);
+    }
+    api_fixture_stop(&f);
+}
+
 Test(openai, logprobs_of_a_completion_with_echo)
 {
     struct api_fixture f;
