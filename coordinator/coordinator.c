@@ -18,6 +18,7 @@
 #include "common/sys/memory.h"
 #include "common/sys/watch.h"
 #include "coordinator/api/api.h"
+#include "coordinator/api/grpc_service.h"
 #include "coordinator/drivers/engine_driver.h"
 #include "coordinator/sizing.h"
 #include "coordinator/startup.h"
@@ -27,6 +28,7 @@
 #define MAX_DECODE_ROWS 64u
 #define READY_TRY_MS    20u
 #define READY_TRIES     150u
+#define GRPC_GRACE_MS   500u /* for the last statuses to leave */
 
 struct coordinator {
     const struct coordinator_options *o;
@@ -37,6 +39,7 @@ struct coordinator {
     struct rpc *rpc;
     struct rpc_server *grpc;
     struct rpc_health *health;
+    struct grpc_service *generate; /* the gRPC API */
     struct expert_store *local;
     struct model *model;
     struct tokenizer *tokenizer;
@@ -54,7 +57,7 @@ struct coordinator {
     uv_timer_t drain_timer, ready_timer;
     _Atomic bool asked_to_stop, ready_news;
     bool draining, printed, engine_stopped;
-    unsigned ready_tries;
+    unsigned ready_tries, n_draining;
 };
 
 /* ---- loop thread: the end --------------------------------------------------------------------- */
@@ -80,17 +83,24 @@ static void on_api_closed(void *ctx)
     client_driver_close(c->clients, on_clients_closed, c);
 }
 
+static void on_generate_stopped(void *ctx)
+{
+    struct coordinator *c = ctx;
+    api_close(c->api, on_api_closed, c);
+}
+
 static void end_now(struct coordinator *c)
 {
     if (c->engine_stopped) return;
     c->engine_stopped = true;
     uv_timer_stop(&c->drain_timer);
-    api_close(c->api, on_api_closed, c);
+    grpc_service_stop(c->generate, on_generate_stopped, c);
 }
 
 static void on_drained(void *ctx)
 {
-    end_now(ctx);
+    struct coordinator *c = ctx;
+    if (--c->n_draining == 0) end_now(c);
 }
 
 static void on_drain_late(uv_timer_t *t)
@@ -106,7 +116,9 @@ static void on_signal(uv_async_t *a)
     c->draining = true;
     log_info("coordinator", "msg=\"draining: requests under way are finished\"");
     uv_timer_start(&c->drain_timer, on_drain_late, c->o->drain_ms, 0);
+    c->n_draining = 2;
     api_drain(c->api, on_drained, c);
+    grpc_service_drain(c->generate, on_drained, c);
 }
 
 /* Watch thread. */
@@ -134,8 +146,14 @@ static void on_ready_changed(void *ctx, bool ready)
 {
     struct coordinator *c = ctx;
     if (!ready) watch_tell_parent(c->o->parent_fd, "{\"event\": \"unready\"}");
+    grpc_service_set_ready(c->generate, ready);
     atomic_store(&c->ready_news, ready);
     uv_async_send(&c->news);
+}
+
+static void after_poll(void *ctx)
+{
+    grpc_service_pump(((struct coordinator *)ctx)->generate);
 }
 
 static void on_ready_tick(uv_timer_t *t);
@@ -311,39 +329,44 @@ static enum err_code open_drivers(struct coordinator *c, struct err *why)
                                     .metrics = c->metrics,
                                     .node_changed = on_node_changed,
                                     .ready_changed = on_ready_changed,
+                                    .after_poll = after_poll,
                                     .callback_ctx = c};
     enum err_code rc = engine_driver_open(&cfg, c->rpc, &c->engine, why);
     if (rc == ERR_OK) rc = client_driver_open(&c->loop, engine_driver_wake, c->engine, &c->clients, why);
     return rc;
 }
 
-static enum err_code open_api(struct coordinator *c, struct err *why)
+static struct generation_model describe_model(const struct coordinator *c)
 {
     const struct hparams *hp = model_file_hparams(c->file);
-    enum quantize q = QUANTIZE_NONE;
-    quantize_find(c->o->quantize, &q);
+    return (struct generation_model){
+        .id = c->name,
+        .created = clock_unix_seconds(),
+        .ctx = c->sizing.ctx,
+        .vocab = hp->vocab,
+        .n_layers = hp->n_layers,
+        .n_experts = hp->n_experts,
+        .top_k = hp->top_k,
+        .n_params = plan_params(c->file).total,
+        .bytes = c->sizing.weights_bytes,
+        .tokenizer = c->tokenizer,
+        .chat_template = c->chat,
+        .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
+        .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,
+        .default_top_k = hp->do_sample ? hp->top_k_default : 0,
+        .digest = c->digest,
+        .request_ms = c->o->request_ms,
+    };
+}
+
+static enum err_code open_api(struct coordinator *c, struct err *why)
+{
     struct api_cfg cfg = {.addresses = c->o->http,
-                          .model = {.id = c->name,
-                                    .created = clock_unix_seconds(),
-                                    .ctx = c->sizing.ctx,
-                                    .vocab = hp->vocab,
-                                    .n_layers = hp->n_layers,
-                                    .n_experts = hp->n_experts,
-                                    .top_k = hp->top_k,
-                                    .n_params = plan_params(c->file).total,
-                                    .bytes = c->sizing.weights_bytes,
-                                    .tokenizer = c->tokenizer,
-                                    .chat_template = c->chat,
-                                    .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
-                                    .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,
-                                    .default_top_k = hp->do_sample ? hp->top_k_default : 0,
-                                    .digest = c->digest,
-                                    .request_ms = c->o->request_ms},
+                          .model = describe_model(c),
                           .metrics = c->metrics,
                           .version = MOESAIC_VERSION,
                           .git = "",
                           .build = c->kernels->name,
-
                           .protocol_version = FRAME_PROTOCOL};
     client_driver_service(c->clients, &cfg.service);
     return api_open(&c->loop, &cfg, &c->api, why);
@@ -351,12 +374,20 @@ static enum err_code open_api(struct coordinator *c, struct err *why)
 
 static enum err_code open_grpc(struct coordinator *c, struct err *why)
 {
-    struct rpc_method methods[2];
     c->health = rpc_health_open();
     if (c->health == NULL) return err_nomem(why, "gRPC health");
+    struct grpc_service_cfg cfg = {.model = describe_model(c),
+                                   .metrics = c->metrics,
+                                   .health = c->health,
+                                   .wake = engine_driver_wake,
+                                   .wake_ctx = c->engine};
+    client_driver_service(c->clients, &cfg.service);
+    enum err_code rc = grpc_service_open(&c->loop, &cfg, &c->generate, why);
+    if (rc != ERR_OK) return rc;
+    struct rpc_method methods[3];
     rpc_health_methods(c->health, methods);
-    rpc_health_set(c->health, true);
-    return rpc_server_open(c->rpc, c->o->grpc, methods, 2, &c->grpc, why);
+    methods[2] = grpc_service_method(c->generate);
+    return rpc_server_open(c->rpc, c->o->grpc, methods, 3, &c->grpc, why);
 }
 
 static void init_handles(struct coordinator *c)
@@ -376,10 +407,12 @@ static void close_rest(struct coordinator *c)
         uv_run(&c->loop, UV_RUN_DEFAULT);
         uv_loop_close(&c->loop);
     }
+    engine_driver_close(c->engine); /* first: polling below must not bring it news of its nodes */
+    if (c->generate != NULL) grpc_service_pump(c->generate);
     if (c->health != NULL) rpc_health_finish(c->health);
-    if (c->grpc != NULL) rpc_server_close(c->grpc, 0);
+    rpc_server_close(c->grpc, GRPC_GRACE_MS);
+    grpc_service_close(c->generate);
     rpc_health_close(c->health);
-    engine_driver_close(c->engine);
     model_close(c->model);
     expert_store_close(c->local);
     workers_close(c->workers);
@@ -410,6 +443,7 @@ enum err_code coordinator_run(const struct coordinator_options *o, struct err *w
         uv_run(&c->loop, UV_RUN_DEFAULT);
         log_info("coordinator", "msg=\"drained, ending\"");
     } else {
+        grpc_service_stop(c->generate, NULL, NULL);
         if (c->api != NULL) api_close(c->api, NULL, NULL);
         if (c->clients != NULL) client_driver_close(c->clients, NULL, NULL);
     }

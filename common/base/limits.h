@@ -40,6 +40,7 @@
 #define LIMIT_HTTP_PIPELINED_BYTES  (80u << 10)
 #define LIMIT_HTTP_UNSENT_MARK      (64u << 10) /* above it a stream takes no more tokens */
 #define LIMIT_JSON_DEPTH            64u
+#define LIMIT_GRPC_CALLS            1024u /* open Generate calls */
 
 /* Requests */
 #define LIMIT_QUEUE                 64u /* waiting requests, then 503 */
