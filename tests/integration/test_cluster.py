@@ -59,8 +59,9 @@ def test_generated_large_model_has_the_same_bits_and_really_cuts():
                     results[nodes] = json.dumps([choice["token_ids"], choice["logprobs"]])
                     state = c.cluster()
                     if nodes == 3:
+                        # 32 chunks and 5 decode steps over 3 nodes are at most 111 messages when nothing is cut.
                         steps = sum(n["steps"] for n in state["nodes"])
-                        assert steps > 2 * 32 * 3, f"{steps} steps: bulk work was not cut into pieces"
+                        assert steps > 150, f"{steps} steps: bulk work was not cut into pieces"
                         check_memory(c, folder)
             assert results[0] == results[1] == results[3], f"{quantize}: logprobs differ between node counts"
 
@@ -94,15 +95,12 @@ def test_nodes_do_the_work():
         assert all(n["rows_served"] > 0 for n in state["nodes"])
         for n in c.facts["nodes"]:
             os.kill(n["pid"], signal.SIGSTOP)
-        s = Stream(c.url, dict(prompt=STORY, max_tokens=5, temperature=0))
-        s.connection.sock.settimeout(1.5)
         try:
-            s.read(1)
-            raise RuntimeError("a token came without any node")
+            request(c.url, "POST", "/v1/completions", dict(prompt=STORY, max_tokens=5), timeout=1.5)
+            raise RuntimeError("an answer came without any node")
         except TimeoutError:
             pass
         finally:
-            s.close()
             for n in c.facts["nodes"]:
                 os.kill(n["pid"], signal.SIGCONT)
 
