@@ -155,7 +155,8 @@ void engine_close(struct engine *e);
 /* One turn: take one event, change only e, list what the outside should now do, in order; the list is valid until
  * the next step. For SUBMIT: EXHAUSTED (queue full), CONTEXT (n_prompt + max_tokens > ctx, both in the text),
  * INVALID; nothing changed then. Other events answer ERR_OK, or INTERNAL/EXHAUSTED when memory is short and the
- * event could not be taken (it may be given again). */
+ * event could not be taken (it may be given again), INVALID for a placement of another shape. A refused event has no
+ * actions. In one list an EMIT comes before the COMPUTE that begins the next pass in its slot. */
 enum err_code engine_step(struct engine *e, const struct engine_event *ev, struct engine_actions *todo, struct err *why);
 
 /* When a TICK is due; UINT64_MAX: none. */
