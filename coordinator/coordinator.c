@@ -354,6 +354,8 @@ static struct generation_model describe_model(const struct coordinator *c)
         .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
         .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,
         .default_top_k = hp->do_sample ? hp->top_k_default : 0,
+        .eos = hp->eos,
+        .n_eos = hp->n_eos,
         .digest = c->digest,
         .request_ms = c->o->request_ms,
     };

@@ -15,6 +15,8 @@ enum err_code choice_init(struct choice *c, uint32_t index, const struct request
     }
     c->index = index;
     c->with_logprobs = r->logprobs;
+    c->eos = r->eos;
+    c->n_eos = r->n_eos;
     text_stream_init(&c->stream, t, true);
     return stop_matcher_init(&c->stops, stops, lens, r->n_stop, why);
 }
@@ -84,11 +86,18 @@ static bool pass_on(struct choice *c)
     return stopped;
 }
 
+static bool is_eos(const struct choice *c, int32_t token)
+{
+    for (uint32_t i = 0; i < c->n_eos; i++)
+        if (c->eos[i] == token) return true;
+    return false;
+}
+
 bool choice_token(struct choice *c, const struct generation_event *ev)
 {
     c->n_tokens++;
     if (!ids_push(&c->ids, ev->token)) c->failed = true;
-    if (ev->is_eos) return false;
+    if (is_eos(c, ev->token)) return false; /* counted, but no part of the answer's text */
     if (c->with_logprobs) add_logprob(c, ev, false);
     text_stream_push(&c->stream, ev->token, &c->scratch);
     if (!pass_on(c)) return false;

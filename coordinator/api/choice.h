@@ -33,6 +33,8 @@ struct choice {
     struct text_stream stream;
     struct stop_matcher stops;
     bool with_logprobs;
+    const int32_t *eos; /* borrowed from the model */
+    uint32_t n_eos;
     size_t streamed;    /* bytes out of text_stream so far */
     size_t passed;      /* bytes out of stop_matcher so far */
     struct buf text;    /* passed, not yet taken */

@@ -40,13 +40,12 @@ enum generation_event_kind {
 struct generation_event {
     enum generation_event_kind kind;
     uint32_t index;   /* of the token in the prompt or in the output */
-    int32_t token;
+    int32_t token;       /* of the first prompt token it may be -1: the asker knows it */
     bool has_logprob; /* false for the first prompt token */
     float logprob;
     uint32_t n_top;
     struct generation_logprob top[LIMIT_TOP_LOGPROBS]; /* descending logprob, ties to the lower id */
-    bool is_eos;         /* TOKEN: it ends the output (FINISHED follows); counted, but its text is not shown */
-    bool stopped_by_eos; /* FINISHED: eos (its token is sent as a TOKEN event too) or length */
+    bool stopped_by_eos; /* FINISHED: eos (its token is sent as a TOKEN event too; it is counted, not shown) or length */
     uint32_t n_cached;   /* FINISHED: tokens of the prompt that came out of the prefix cache */
     const struct err *error; /* FAILED */
 };
@@ -84,6 +83,8 @@ struct generation_model {
     const struct chat_template *chat_template; /* NULL: chat answers 400 */
     float default_temperature, default_top_p;  /* from generation_config.json, else 1 */
     uint32_t default_top_k;                    /* 0: off */
+    const int32_t *eos; /* tokens that end an output, unless ignore_eos */
+    uint32_t n_eos;
     const char *digest;
     uint32_t request_ms; /* a request's longest time; 0: LIMIT_REQUEST_MS */
 };

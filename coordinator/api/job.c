@@ -242,13 +242,22 @@ static void on_token(struct job *j, struct job_choice *c, const struct generatio
     advance(j, c);
 }
 
+/* The engine speaks of positions; which token stands there is known here. */
+static void on_prompt_token(struct job_choice *c, const struct generation_event *ev)
+{
+    if (ev->index >= c->prompt->ids.len) return;
+    struct generation_event known = *ev;
+    known.token = c->prompt->ids.data[ev->index];
+    choice_prompt_token(&c->choice, &known);
+}
+
 static void on_event(void *ctx, const struct generation_event *ev)
 {
     struct job_choice *c = ctx;
     struct job *j = c->job;
     struct fault why;
     switch (ev->kind) {
-    case GENERATION_PROMPT: choice_prompt_token(&c->choice, ev); break;
+    case GENERATION_PROMPT: on_prompt_token(c, ev); break;
     case GENERATION_TOKEN: on_token(j, c, ev); break;
     case GENERATION_FINISHED:
         c->live = false;

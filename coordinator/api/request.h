@@ -44,6 +44,8 @@ struct request {
     uint32_t n;
     struct request_string stop[LIMIT_STOP_STRINGS];
     uint32_t n_stop;
+    const int32_t *eos; /* the model's; none with ignore_eos */
+    uint32_t n_eos;
     bool logprobs;
     uint32_t top_logprobs;
     bool echo, ignore_eos, stream, include_usage, return_token_ids;

@@ -29,7 +29,8 @@ static bool step(struct fake_generation *f, struct fake_sequence *s)
     if (s->spec.prompt_logprobs && s->n_prompt_sent < s->spec.n_prompt) {
         ev.kind = GENERATION_PROMPT;
         ev.index = s->n_prompt_sent;
-        ev.token = s->prompt[s->n_prompt_sent++];
+        ev.token = s->n_prompt_sent == 0 ? -1 : s->prompt[s->n_prompt_sent];
+        s->n_prompt_sent++;
         if (ev.index > 0) fill_logprobs(s, &ev);
         s->sink(s->ctx, &ev);
         return s->used && s->handle == handle;
@@ -51,7 +52,6 @@ static bool step(struct fake_generation *f, struct fake_sequence *s)
         ev.kind = GENERATION_TOKEN;
         ev.index = s->n_sent++;
         ev.token = script_ended ? f->eos : f->script[ev.index % f->n_script];
-        ev.is_eos = script_ended;
         if (s->spec.logprobs) fill_logprobs(s, &ev);
         f->n_tokens++;
         s->sink(s->ctx, &ev);

@@ -91,6 +91,8 @@ static inline void api_fixture_init(struct api_fixture *f, const char *text)
                                         .default_temperature = 0.75f,
                                         .default_top_p = 0.5f,
                                         .default_top_k = 40,
+                                        .eos = &f->fake.eos,
+                                        .n_eos = 1,
                                         .digest = "abc123"},
                               .version = "1.2.3",
                               .git = "g",

@@ -60,7 +60,14 @@ Test(admin, pages_say_what_probes_and_people_need)
     expect(&f, "GET /livez", 200, "ok");
     expect(&f, "GET /", 200, "not ready, loading");
     expect_post(&f, "/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}", 400, "no chat template");
-    expect_post(&f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "not ready: loading");
+    /* Not ready is for probes and balancers: a request may wait for a lost expert, so the engine decides. */
+    expect_post(&f, "/v1/completions", "{\"prompt\":\"a\"}", 200, "\"text\":\"x\"");
+    api_fixture_stop(&f);
+
+    api_fixture_init(&f, "x");
+    f.fake.refuse_code = ERR_UNAVAILABLE;
+    api_fixture_start(&f);
+    expect_post(&f, "/v1/completions", "{\"prompt\":\"a\"}", 503, "Retry-After: 1\r\n");
     api_fixture_stop(&f);
 }
 
