@@ -10,6 +10,7 @@
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "coordinator/drivers/engine_metrics.h"
 
 #define IDLE_WAIT_US 100000u /* the longest wait for the network without a timer */
 
@@ -28,6 +29,7 @@ struct engine_driver {
     bool *job_waiting;
     uint32_t n_slots;
     bool is_ready, was_ready;
+    struct engine_metrics published;
     char reason[256];
 };
 
@@ -235,6 +237,7 @@ static void *thread_main(void *arg)
             give(d, &tick);
             timer = engine_next_timer_us(d->engine);
         }
+        engine_metrics_publish(&d->published, d->cfg.metrics, d->engine, d->nodes, now);
         if (run_job(d) || node_driver_run_local(d->nodes)) {
             poll_network(d, 0);
             continue;
@@ -317,6 +320,7 @@ enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc
                                      .local = cfg->local,
                                      .workers = cfg->workers,
                                      .kernels_name = cfg->kernels->name,
+                                     .metrics = cfg->metrics,
                                      .event = node_event,
                                      .changed = node_changed,
                                      .engine = the_engine,

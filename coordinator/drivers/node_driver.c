@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/metrics.h"
 #include "coordinator/drivers/node_link.h"
 
 #define LOCAL_QUEUE 256u /* steps: dispatch keeps at most a few per slot under way */
@@ -92,9 +93,13 @@ static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, co
 {
     struct node_driver *d = ctx;
     const struct dispatch_step *s = engine_find_step(d->cfg.engine(d->cfg.ctx), r->step);
-    if (s == NULL) return true; /* late: it was replayed, or its pass is gone */
-    if (s->node != node) return false;
     struct engine_event ev = {.kind = ENGINE_REPLY, .reply = {.step = r->step, .why = ""}};
+    if (s == NULL) { /* late: it was replayed, or its pass is gone; but the node is not silent any more */
+        d->cfg.event(d->cfg.ctx, &ev);
+        return true;
+    }
+    if (s->node != node) return false;
+    uint64_t sent_us = s->sent_us;
     if (r->kind == EXPERT_REPLY_ERROR) {
         ev.kind = ENGINE_STEP_FAILED;
         ev.reply.why = r->error_text;
@@ -110,6 +115,7 @@ static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, co
     uint8_t *results = model_pass_results(pass);
     for (uint32_t i = 0; i < s->n_entries; i++)
         rpc_message_tensor_copy(m, i * row_bytes, results + s->result_slot[i] * row_bytes, row_bytes);
+    metrics_observe(d->cfg.metrics, METRIC_EXPERT_RPC, (double)(clock_now_us() - sent_us) * 1e-6);
     d->cfg.event(d->cfg.ctx, &ev);
     return true;
 }
@@ -312,38 +318,59 @@ uint32_t node_driver_count(const struct node_driver *d)
 
 /* ---- what people see -------------------------------------------------------------------------- */
 
-bool node_driver_complete(const struct node_driver *d, char *reason, size_t reason_bytes)
+static bool is_served(const struct node_driver *d, uint32_t layer, uint32_t expert)
 {
+    const uint16_t *nodes;
+    uint32_t n = placement_replicas(d->placement, layer, expert, &nodes);
+    for (uint32_t i = 0; i < n; i++)
+        if (d->usable[nodes[i]]) return true;
+    return false;
+}
+
+uint32_t node_driver_unserved(const struct node_driver *d, uint32_t *layer, uint32_t *expert)
+{
+    uint32_t missing = 0;
     for (uint32_t l = 0; l < d->hp->n_layers; l++) {
         for (uint32_t e = 0; d->hp->is_moe[l] && e < d->hp->n_experts; e++) {
-            const uint16_t *nodes;
-            uint32_t n = placement_replicas(d->placement, l, e, &nodes);
-            bool served = false;
-            for (uint32_t i = 0; i < n; i++) served |= d->usable[nodes[i]];
-            if (served) continue;
-            int len = snprintf(reason, reason_bytes, "no node holds expert %u of layer %u;", e, l);
-            for (uint32_t i = 0; i < d->n_nodes && d->links[i] != NULL && len > 0 && (size_t)len < reason_bytes; i++)
-                if (!d->usable[i])
-                    len += snprintf(reason + len, reason_bytes - (size_t)len, " node %u (%s) %s: %s;", i,
-                                    node_link_target(d->links[i]), node_link_state_name(node_link_state(d->links[i])),
-                                    node_link_reason(d->links[i]));
-            return false;
+            if (is_served(d, l, e)) continue;
+            if (missing == 0 && layer != NULL) *layer = l;
+            if (missing == 0 && expert != NULL) *expert = e;
+            missing++;
         }
     }
+    return missing;
+}
+
+uint64_t node_driver_epoch(const struct node_driver *d)
+{
+    return placement_epoch(d->placement);
+}
+
+bool node_driver_complete(const struct node_driver *d, char *reason, size_t reason_bytes)
+{
+    uint32_t layer = 0, expert = 0;
     if (reason_bytes > 0) reason[0] = '\0';
-    return true;
+    if (node_driver_unserved(d, &layer, &expert) == 0) return true;
+    int len = snprintf(reason, reason_bytes, "no node holds expert %u of layer %u;", expert, layer);
+    for (uint32_t i = 0; i < d->n_nodes && d->links[i] != NULL && len > 0 && (size_t)len < reason_bytes; i++)
+        if (!d->usable[i])
+            len += snprintf(reason + len, reason_bytes - (size_t)len, " node %u (%s) %s: %s;", i, node_link_target(d->links[i]),
+                            node_link_state_name(node_link_state(d->links[i])), node_link_reason(d->links[i]));
+    return false;
 }
 
 void node_driver_facts(const struct node_driver *d, uint32_t node, struct node_driver_facts *out)
 {
     if (d->cfg.n_targets == 0) {
-        *out = (struct node_driver_facts){"in this process", "local", d->cfg.kernels_name,
+        *out = (struct node_driver_facts){"in this process", "local", d->cfg.kernels_name, "ready",
                                           expert_store_count(d->cfg.local), workers_count(d->cfg.workers),
                                           expert_store_bytes(d->cfg.local), 0, 0, true, true};
         return;
     }
     const struct node_link *l = d->links[node];
-    *out = (struct node_driver_facts){node_link_target(l), node_link_id(l), node_link_kernels(l), node_link_n_held(l),
+    const char *state = node_link_state_name(node_link_state(l));
+    if (node_link_state(l) == NODE_LINK_READY && !d->usable[node]) state = "suspect"; /* one lane of two is down */
+    *out = (struct node_driver_facts){node_link_target(l), node_link_id(l), node_link_kernels(l), state, node_link_n_held(l),
                                       node_link_threads(l), node_link_bytes(l), node_link_round_trip_us(l),
                                       node_link_bytes_per_second(l), d->usable[node], false};
 }
@@ -356,10 +383,8 @@ json_t *node_driver_nodes_json(const struct node_driver *d)
         struct dispatch_node_stats s;
         node_driver_facts(d, i, &f);
         dispatch_node_stats(engine_dispatch(d->cfg.engine(d->cfg.ctx)), i, &s);
-        const char *state = f.local ? "ready" : node_link_state_name(node_link_state(d->links[i]));
-        if (!f.local && !f.usable && strcmp(state, "ready") == 0) state = "suspect"; /* one lane of two is down */
         json_t *n = json_pack(
-            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i, "id", f.id, "state", state,
+            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i, "id", f.id, "state", f.state,
             "address", f.address, "kernels", f.kernels, "threads", f.threads, "experts", f.experts, "bytes",
             (json_int_t)f.bytes, "in_flight", s.in_flight, "rows_served", (json_int_t)s.rows, "steps", (json_int_t)s.steps,
             "replays_from", (json_int_t)s.replays_from, "bytes_out", (json_int_t)s.bytes_out, "bytes_in",

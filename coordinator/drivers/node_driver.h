@@ -11,6 +11,7 @@
 #include "coordinator/engine/engine.h"
 
 struct node_driver;
+struct metrics;
 
 struct node_driver_cfg {
     const struct model_file *file;
@@ -24,6 +25,7 @@ struct node_driver_cfg {
     struct expert_store *local; /* the experts of a coordinator without nodes; else NULL */
     struct workers *workers;
     const char *kernels_name;
+    struct metrics *metrics; /* may be NULL */
     /* What the driver learns: it is given to the engine at once. */
     void (*event)(void *ctx, const struct engine_event *ev);
     /* A node became usable or not; index and a short reason. */
@@ -45,6 +47,9 @@ void node_driver_send(struct node_driver *d, const struct dispatch_step *step);
 /* Compute one waiting local step; false if there is none. */
 bool node_driver_run_local(struct node_driver *d);
 
+/* How many (layer, expert) have no usable node; the first of them if wanted. */
+uint32_t node_driver_unserved(const struct node_driver *d, uint32_t *layer, uint32_t *expert);
+uint64_t node_driver_epoch(const struct node_driver *d);
 /* Every (layer, expert) has a usable node; if not, `reason` is filled. */
 bool node_driver_complete(const struct node_driver *d, char *reason, size_t reason_bytes);
 /* For /v1/cluster: an array of nodes, and the placement. New references; NULL when memory is short. */
@@ -54,6 +59,7 @@ json_t *node_driver_placement_json(const struct node_driver *d);
 /* What start-up measured to each node; 0 where unknown. */
 struct node_driver_facts {
     const char *address, *id, *kernels;
+    const char *state; /* connecting, refused, loading, ready, suspect (one lane is down), draining */
     uint32_t experts, threads;
     uint64_t bytes, round_trip_us, bytes_per_second;
     bool usable, local;
