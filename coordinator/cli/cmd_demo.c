@@ -366,7 +366,7 @@ static int tell_and_kill(struct demo *d, const struct ask_answer *first)
         long long replayed = json_integer_value(json_object_get(json_object_get(state, "engine"), "rows_replayed"));
         printf("\n%sThe same answer, byte for byte%s: %zu bytes, though process %d was killed while it was computed.\n", BOLD(d),
                PLAIN(d), first->text.len, (int)d->killed);
-        if (replayed > 0) printf("%lld rows that it owed were computed again by the other nodes.\n", replayed);
+        if (replayed > 0) printf("Rows that it owed, computed again by the other nodes: %lld.\n", replayed);
         else printf("It owed no row at that moment; the other nodes took over its share.\n");
         json_decref(state);
     }
