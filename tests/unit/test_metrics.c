@@ -40,8 +40,8 @@ Test(metrics, text_has_one_header_per_family_and_cumulative_buckets)
     metrics_count(m, METRIC_REQUEST_STOP, 3);
     metrics_put_text(m, &b);
     static const char *const wanted[] = {
-        "# TYPE moesaic_request_total counter\nmoesaic_request_total{finish_reason=\"stop\",status=\"200\"} 3\n"
-        "moesaic_request_total{finish_reason=\"length\",status=\"200\"} 0\n",
+        ("# TYPE moesaic_request_total counter\nmoesaic_request_total{finish_reason=\"stop\",status=\"200\"} 3\n"
+        "moesaic_request_total{finish_reason=\"length\",status=\"200\"} 0\n"),
         "\nmoesaic_kv_cache_usage_ratio 0.25\n",
         "moesaic_time_to_first_token_seconds_bucket{le=\"0.001\"} 1\n",
         "moesaic_time_to_first_token_seconds_bucket{le=\"0.25\"} 1\n",
