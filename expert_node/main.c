@@ -129,7 +129,7 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
     unsigned port;
     enum err_code rc = options_address(o->listen, "127.0.0.1", DEFAULT_PORT, host, &port, why);
     if (rc == ERR_OK) rc = kernels_pick(o->cpu, &kernels, why);
-    if (rc == ERR_OK) rc = model_file_open(o->model, &file, why);
+    if (rc == ERR_OK) rc = model_file_open_part(o->model, &file, why);
     if (rc == ERR_OK && o->experts != NULL) rc = experts_spec_parse(o->experts, model_file_hparams(file), &pinned, why);
     if (rc == ERR_OK) rc = rpc_open(&rpc, why);
     if (rc == ERR_OK) rc = workers_open(o->threads, o->spin_us, &workers, why);

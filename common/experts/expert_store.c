@@ -21,6 +21,7 @@ static enum err_code check_role(const struct expert_store *s, enum weight_role r
         for (uint32_t e = 0; hp->is_moe[layer] && e < s->n_experts; e++) {
             const struct tensor *t = model_file_find(s->file, role, layer, e);
             struct packed shape;
+            if (t == NULL) continue; /* in a shard that is not on this machine */
             enum err_code rc = matrix_shape(t, role, s->quantize, &shape, why);
             if (rc != ERR_OK) return rc;
             if (first == NULL) {
@@ -33,6 +34,8 @@ static enum err_code check_role(const struct expert_store *s, enum weight_role r
             }
         }
     }
+    if (first == NULL)
+        return err_set(why, ERR_NOT_FOUND, "none of the files that are here holds an expert");
     return ERR_OK;
 }
 
@@ -113,6 +116,12 @@ enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t
         e->refs++;
         return ERR_OK;
     }
+    for (int role = W_EXPERT_GATE; role <= W_EXPERT_DOWN; role++)
+        if (model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL)
+            return err_set(why, ERR_NOT_FOUND,
+                           "the file with expert %u of layer %u is not on this machine; `moesaic inspect MODEL "
+                           "--experts %u:%u --files`, where the whole model is, names it",
+                           expert, layer, layer, expert);
     uint8_t *region = mem_map(s->region_bytes);
     if (region == NULL)
         return err_set(why, ERR_EXHAUSTED, "no memory for expert %u of layer %u (%zu bytes)",

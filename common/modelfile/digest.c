@@ -61,6 +61,34 @@ static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
     put(s, "\n");
 }
 
+static void put_single(XXH3_state_t *state, const struct model_file *f)
+{
+    for (uint32_t i = 0; i < model_file_n_tensors(f); i++) {
+        const struct tensor *t = model_file_tensor(f, i);
+        put(state, "tensor %s", model_file_dtype_text(f, i));
+        for (uint32_t d = 0; d < t->n_dims; d++)
+            put(state, " %" PRIu64, t->dims[d]);
+        XXH3_128bits_update(state, " ", 1);
+        XXH3_128bits_update(state, t->name,
+                            strlen(t->name) + 1); /* with its NUL: names may hold anything else */
+    }
+    for (uint32_t i = 0; i < model_file_n_paths(f); i++)
+        put(state, "file %" PRIu64 "\n", model_file_size(f, i));
+}
+
+/* Only what is known without having every shard. */
+static void put_shards(XXH3_state_t *state, const struct model_file *f)
+{
+    const uint64_t *index = model_file_index_hash(f);
+    const struct hparams *hp = model_file_hparams(f);
+    const struct tensor *expert = NULL;
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        for (uint32_t e = 0; hp->is_moe[l] && e < hp->n_experts && expert == NULL; e++)
+            expert = model_file_find(f, W_EXPERT_GATE, l, e);
+    put(state, "index %016" PRIx64 "%016" PRIx64 "\nexperts %s\n", index[0], index[1],
+        expert != NULL ? dtype_name(expert->dtype) : "none");
+}
+
 void model_file_digest(const struct model_file *f, const char *quantize,
                        char out[MODEL_FILE_DIGEST_CHARS])
 {
@@ -69,17 +97,10 @@ void model_file_digest(const struct model_file *f, const char *quantize,
     XXH3_128bits_reset(&s);
     put(&s, "numerics %u\nwire %u\nquantize %.32s\n", NUMERICS_VERSION, WIRE_PROFILE, quantize);
     put_hparams(&s, model_file_hparams(f));
-    for (uint32_t i = 0; i < model_file_n_tensors(f); i++) {
-        const struct tensor *t = model_file_tensor(f, i);
-        put(&s, "tensor %s", model_file_dtype_text(f, i));
-        for (uint32_t d = 0; d < t->n_dims; d++)
-            put(&s, " %" PRIu64, t->dims[d]);
-        XXH3_128bits_update(&s, " ", 1);
-        XXH3_128bits_update(&s, t->name,
-                            strlen(t->name) + 1); /* with its NUL: names may hold anything else */
-    }
-    for (uint32_t i = 0; i < model_file_n_paths(f); i++)
-        put(&s, "file %" PRIu64 "\n", model_file_size(f, i));
+    if (model_file_index_hash(f) != NULL)
+        put_shards(&s, f);
+    else
+        put_single(&s, f);
     XXH128_hash_t h = XXH3_128bits_digest(&s);
     snprintf(out, MODEL_FILE_DIGEST_CHARS, "%016" PRIx64 "%016" PRIx64, h.high64, h.low64);
 }

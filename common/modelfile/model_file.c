@@ -70,6 +70,7 @@ static enum err_code need(struct model_file *f, enum weight_role role, uint32_t 
         f->shards.n_entries == 0
             ? NULL
             : bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
+    if (t == NULL && f->shards.n_absent > 0) return ERR_OK;
     if (t == NULL)
         return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) is missing", name,
                        weight_role_name(role));
@@ -98,7 +99,7 @@ static enum err_code need_one_expert_dtype(const struct model_file *f, struct er
     size_t n = (size_t)f->hp.n_layers * f->hp.n_experts * N_EXPERT_ROLES;
     for (size_t i = 0; i < n; i++) {
         const struct tensor *t = f->per_expert[i];
-        if (first == NULL) first = t;
+        if (first == NULL) first = t; /* the first that is here */
         if (t != NULL && t->dtype != first->dtype)
             return err_set(
                 why, ERR_UNSUPPORTED,
@@ -218,7 +219,8 @@ static enum err_code find_dir(const char *path, char **out, struct err *why)
     return *out != NULL ? ERR_OK : err_nomem(why, "a path");
 }
 
-enum err_code model_file_open(const char *path, struct model_file **out, struct err *why)
+static enum err_code open_file(const char *path, bool in_part, struct model_file **out,
+                               struct err *why)
 {
     enum err_code rc;
     struct model_file *f = mem_zalloc(sizeof *f);
@@ -228,7 +230,7 @@ enum err_code model_file_open(const char *path, struct model_file **out, struct 
     }
     rc = find_dir(path, &f->dir, why);
     if (rc == ERR_OK) rc = hparams_read(f->dir, &f->hp, why);
-    if (rc == ERR_OK) rc = shards_open(f->dir, &f->shards, why);
+    if (rc == ERR_OK) rc = shards_open(f->dir, in_part, &f->shards, why);
     if (rc == ERR_OK) rc = list_tensors(f, why);
     if (rc == ERR_OK) rc = need_all(f, why);
     if (rc != ERR_OK) goto fail;
@@ -237,6 +239,16 @@ enum err_code model_file_open(const char *path, struct model_file **out, struct 
 fail:
     model_file_close(f);
     return err_wrap(why, rc, "%s", path);
+}
+
+enum err_code model_file_open(const char *path, struct model_file **out, struct err *why)
+{
+    return open_file(path, false, out, why);
+}
+
+enum err_code model_file_open_part(const char *path, struct model_file **out, struct err *why)
+{
+    return open_file(path, true, out, why);
 }
 
 void model_file_close(struct model_file *f)
@@ -286,7 +298,12 @@ const char *model_file_path(const struct model_file *f, uint32_t file)
 uint64_t model_file_size(const struct model_file *f, uint32_t file)
 {
     assert(file < f->shards.n);
-    return mapped_file_size(f->shards.items[file].file);
+    return f->shards.items[file].file == NULL ? 0 : mapped_file_size(f->shards.items[file].file);
+}
+
+const uint64_t *model_file_index_hash(const struct model_file *f)
+{
+    return f->shards.index_path != NULL ? f->shards.index_hash : NULL;
 }
 
 const char *model_file_index_path(const struct model_file *f)

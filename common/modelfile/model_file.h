@@ -41,17 +41,22 @@ struct model_file;
  * A .gguf path or folder with only gguf: UNSUPPORTED, "GGUF files are not supported yet". */
 /* INVALID (not a folder), NOT_FOUND, CORRUPT, UNSUPPORTED, IO, EXHAUSTED; texts begin with the path. */
 enum err_code model_file_open(const char *path, struct model_file **out, struct err *why);
+/* The same for a machine that has only some of the shards (config.json and the index must be there): a tensor in a
+ * shard that is not here is no fault, and model_file_find answers NULL for it. */
+enum err_code model_file_open_part(const char *path, struct model_file **out, struct err *why);
 void model_file_close(struct model_file *f);
 
 const struct hparams *model_file_hparams(const struct model_file *f);
 const char *model_file_dir(const struct model_file *f); /* where config.json is */
-/* The tensor of a role; never NULL for the roles the family and its hparams have, NULL otherwise.
+/* The tensor of a role; NULL for roles that the family or its hparams do not have and, in a file opened in part, for
+ * what is not here.
  * layer and expert are ignored where they do not apply. A tied head gives the embedding for W_HEAD. */
 const struct tensor *model_file_find(const struct model_file *f, enum weight_role role, uint32_t layer,
                                      uint32_t expert);
 /* The weight files, in order of their names. */
 uint32_t model_file_n_paths(const struct model_file *f);
 const char *model_file_path(const struct model_file *f, uint32_t file);
+const uint64_t *model_file_index_hash(const struct model_file *f); /* [2] xxh3-128 of the index; NULL for a single file */
 uint64_t model_file_size(const struct model_file *f, uint32_t file); /* bytes, header included */
 const char *model_file_index_path(const struct model_file *f);       /* NULL if there is one file only */
 
@@ -65,7 +70,9 @@ const char *model_file_dtype_text(const struct model_file *f, uint32_t i); /* as
 
 /* 16 bytes as 32 hex digits + NUL: xxh3-128 over a canonical text of what decides the bits of an answer: the numbers
  * of hparams (without special tokens, context length and sampling defaults, which are the coordinator's alone),
- * the tensor table (names, dtypes, shapes), file sizes, `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE. */
+ * `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE; of a single file the tensor table (names, dtypes,
+ * shapes) and its size; of shards the bytes of the index and the dtype of the experts, which a machine that has only some
+ * of the shards knows too. */
 #define NUMERICS_VERSION 1u
 #define WIRE_PROFILE 1u
 #define MODEL_FILE_DIGEST_CHARS 33u

@@ -6,6 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -101,6 +105,13 @@ static enum err_code list_shards(json_t *map, struct shards *s, struct err *why)
     return ERR_OK;
 }
 
+static bool is_absent(const struct shards *s, const char *name)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        if (s->items[i].file == NULL && strcmp(s->items[i].name, name) == 0) return true;
+    return false;
+}
+
 /* Every tensor of every file, sorted by name; where files hold the same name, `map` decides (NULL: take all). */
 static enum err_code list_tensors(json_t *map, struct shards *s, struct err *why)
 {
@@ -123,6 +134,8 @@ static enum err_code list_tensors(json_t *map, struct shards *s, struct err *why
     if (map == NULL || s->n_entries == json_object_size(map)) return ERR_OK;
     for (void *it = json_object_iter(map); it != NULL; it = json_object_iter_next(map, it)) {
         const char *name = json_object_iter_key(it);
+        if (s->n_absent > 0 && is_absent(s, json_string_value(json_object_iter_value(it))))
+            continue;
         if (s->n_entries == 0 ||
             bsearch(name, s->entries, s->n_entries, sizeof *s->entries, is_named) == NULL)
             return err_set(why, ERR_CORRUPT,
@@ -132,25 +145,40 @@ static enum err_code list_tensors(json_t *map, struct shards *s, struct err *why
     return ERR_OK;
 }
 
-static enum err_code open_files(const char *dir, json_t *map, struct shards *s, struct err *why)
+static enum err_code open_files(const char *dir, bool in_part, json_t *map, struct shards *s,
+                                struct err *why)
 {
     for (uint32_t i = 0; i < s->n; i++) {
         enum err_code rc = open_one(&s->items[i], dir, why);
-        if (rc != ERR_OK) return rc;
+        if (rc == ERR_NOT_FOUND && in_part)
+            s->n_absent++;
+        else if (rc != ERR_OK)
+            return rc;
     }
+    if (s->n_absent == s->n)
+        return err_set(why, ERR_NOT_FOUND, "none of the %u files it names is here, %s for one", s->n,
+                       s->items[0].name);
     return list_tensors(map, s, why);
 }
 
-static enum err_code open_indexed(const char *dir, struct shards *s, struct err *why)
+static enum err_code open_indexed(const char *dir, bool in_part, struct shards *s, struct err *why)
 {
-    json_t *index;
-    enum err_code rc =
-        json_parse_file(s->index_path, LIMIT_INDEX_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &index, why);
+    json_t *index = NULL;
+    char *text;
+    size_t n;
+    enum err_code rc = file_read(s->index_path, LIMIT_INDEX_JSON_BYTES, &text, &n, why);
     if (rc != ERR_OK) return rc;
+    XXH128_hash_t hash = XXH3_128bits(text, n);
+    s->index_hash[0] = hash.high64;
+    s->index_hash[1] = hash.low64;
+    rc = json_parse(text, n, LIMIT_FILE_JSON_DEPTH, &index, why);
+    mem_free(text);
+    if (rc == ERR_INVALID) rc = ERR_CORRUPT;
+    if (rc != ERR_OK) return err_wrap(why, rc, INDEX_NAME);
     json_t *map = json_object_get(index, "weight_map");
     if (!json_is_object(map)) rc = err_set(why, ERR_CORRUPT, "'weight_map' is not an object");
     if (rc == ERR_OK) rc = list_shards(map, s, why);
-    if (rc == ERR_OK) rc = open_files(dir, map, s, why);
+    if (rc == ERR_OK) rc = open_files(dir, in_part, map, s, why);
     json_decref(index);
     return rc == ERR_OK ? rc : err_wrap(why, rc, INDEX_NAME);
 }
@@ -162,10 +190,10 @@ static enum err_code open_single(const char *dir, struct shards *s, struct err *
     s->n = 1;
     s->items[0].name = mem_strdup(SINGLE_NAME);
     if (s->items[0].name == NULL) return err_nomem(why, "a shard's name");
-    return open_files(dir, NULL, s, why);
+    return open_files(dir, false, NULL, s, why);
 }
 
-static enum err_code open_any(const char *dir, struct shards *s, struct err *why)
+static enum err_code open_any(const char *dir, bool in_part, struct shards *s, struct err *why)
 {
     char *single = shards_join(dir, SINGLE_NAME);
     s->index_path = shards_join(dir, INDEX_NAME);
@@ -181,17 +209,17 @@ static enum err_code open_any(const char *dir, struct shards *s, struct err *why
             return err_set(why, ERR_NOT_FOUND,
                            "neither " SINGLE_NAME " nor " INDEX_NAME
                            " is there (other formats must be converted to safetensors)");
-        return open_indexed(dir, s, why);
+        return open_indexed(dir, in_part, s, why);
     }
     mem_free(s->index_path);
     s->index_path = NULL;
     return open_single(dir, s, why);
 }
 
-enum err_code shards_open(const char *dir, struct shards *out, struct err *why)
+enum err_code shards_open(const char *dir, bool in_part, struct shards *out, struct err *why)
 {
     *out = (struct shards){0};
-    enum err_code rc = open_any(dir, out, why);
+    enum err_code rc = open_any(dir, in_part, out, why);
     if (rc != ERR_OK) shards_close(out);
     return rc;
 }

@@ -3,6 +3,7 @@
 #ifndef MOESAIC_MODELFILE_SHARDS_H
 #define MOESAIC_MODELFILE_SHARDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/base/err.h"
@@ -11,7 +12,7 @@
 
 struct shard {
     char *name, *path;
-    struct mapped_file *file;
+    struct mapped_file *file; /* NULL: not on this machine (opened in part) */
     struct safetensors table;
 };
 
@@ -24,11 +25,14 @@ struct shards {
     } * entries;
     uint32_t n_entries;
     char *index_path; /* NULL for a single file */
+    uint64_t index_hash[2]; /* xxh3-128 of the index file's bytes; 0 for a single file */
+    uint32_t n_absent;
 };
 
 /* Map the files of `dir`, parse their headers and match them with the index. NOT_FOUND names the file that is not
- * there; CORRUPT names shard, tensor and reason. On failure `out` is empty. */
-enum err_code shards_open(const char *dir, struct shards *out, struct err *why);
+ * there, unless `in_part`: then its tensors are just not known. CORRUPT names shard, tensor and reason. On failure
+ * `out` is empty. */
+enum err_code shards_open(const char *dir, bool in_part, struct shards *out, struct err *why);
 void shards_close(struct shards *s);
 
 /* "DIR/NAME", mem_free; NULL if memory is short. */

@@ -206,6 +206,46 @@ def test_a_mismatch_is_refused_at_both_ends():
                 node.wait()
 
 
+def test_a_node_needs_only_the_files_that_inspect_names():
+    model = DATA / "tiny-qwen3_moe-bf16"
+    ask = dict(prompt=[293, 315, 286], max_tokens=8, temperature=0, logprobs=2, ignore_eos=True)
+    with Cluster(model, nodes=0) as c:
+        want = c.complete(**ask)["choices"][0]["logprobs"]
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null:
+        started, addresses = [], []
+        try:
+            for i, spec in enumerate(("0:*", "1:*")):
+                part = pathlib.Path(folder) / str(i)
+                part.mkdir()
+                code, said = run(BIN / "moesaic", "inspect", model, "--experts", spec, "--files", "--json")
+                files = [pathlib.Path(f["path"]) for f in json.loads(said)["selected"]["files"]]
+                assert code == 0 and len([f for f in files if f.suffix == ".safetensors"]) == 1, files
+                for f in files:
+                    (part / f.name).write_bytes(f.read_bytes())
+                addresses.append(f"127.0.0.1:{free_port()}")
+                started.append(subprocess.Popen([BIN / "moesaic-node", part, "--experts", spec, "--listen", addresses[-1]], stderr=null))
+            wrong = run(BIN / "moesaic-node", part, "--experts", "0:1", "--listen", "127.0.0.1:0")
+            assert wrong[0] == 4 and "expert 1 of layer 0 is not on this machine" in wrong[1], wrong
+            http_port = free_port()
+            started.append(subprocess.Popen([BIN / "moesaic-coordinator", model, "--nodes", ",".join(addresses), "--grpc", "127.0.0.1:0",
+                                             "--http", f"127.0.0.1:{http_port}"], stdout=null, stderr=null))
+            url = f"http://127.0.0.1:{http_port}"
+            wait_for("the cluster", lambda: answers_ready(url), 20)
+            status, body, _ = request(url, "POST", "/v1/completions", ask)
+            assert status == 200 and body["choices"][0]["logprobs"] == want, (status, body)
+        finally:
+            for p in started:
+                p.kill()
+                p.wait()
+
+
+def answers_ready(url):
+    try:
+        return request(url, "GET", "/readyz")[0] == 200
+    except OSError:
+        return False
+
+
 def test_up_leaves_nothing_behind():
     with Cluster(DEMO, nodes=3) as c:
         pids = c.pids()
