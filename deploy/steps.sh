@@ -74,8 +74,9 @@ quietly() {
     rc_file=$log.rc
     rm -f "$rc_file"
     {
-        "$@" 2>&1
-        echo $? >"$rc_file"
+        rc=0
+        "$@" 2>&1 || rc=$?
+        echo "$rc" >"$rc_file"
     } | {
         shown=0
         while IFS= read -r line; do
