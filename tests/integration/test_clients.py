@@ -23,5 +23,10 @@ def test_an_independent_grpc_client_talks_to_a_node():
         run("grpc_interop.py", c.facts["nodes"][0]["address"])
 
 
+def test_an_independent_grpc_client_is_served_as_over_http():
+    with Cluster(DEMO, nodes=3) as c:
+        run("grpc_generate.py", c.facts["grpc"], c.url)
+
+
 if __name__ == "__main__":
     run_tests([v for k, v in list(globals().items()) if k.startswith("test_")])
