@@ -1,6 +1,5 @@
 #include "coordinator/drivers/client_driver.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -10,20 +9,23 @@
 
 #define REASON_MAX 512
 
-/* Loop side of one sequence. */
+struct order_mail {
+    struct mail mail;
+    struct client_order order;
+    struct generation_spec spec;
+    int32_t *prompt;
+    struct token_mail *last; /* SUBMIT: for the sequence's last event */
+};
+
+/* Loop side of one sequence. What must not fail later is made ready when it begins. */
 struct entry {
     bool used;
     uint32_t generation;
     uint32_t next_free;
     generation_sink sink;
     void *ctx;
-};
-
-struct order_mail {
-    struct mail mail;
-    struct client_order order;
-    struct generation_spec spec;
-    int32_t *prompt;
+    struct order_mail *cancel;
+    struct order_mail *resume; /* while it is paused */
 };
 
 struct token_mail {
@@ -61,6 +63,7 @@ struct client_driver {
         bool used;
         uint64_t name;
         struct client_sequence facts;
+        struct token_mail *last; /* while `used`: room for the last event, whatever memory there is then */
     } sequences[CLIENT_MAX_SEQUENCES];
 
     pthread_mutex_t lock; /* ready, accepting, reason */
@@ -79,9 +82,20 @@ static struct entry *find(struct client_driver *c, uint64_t handle)
     return e->used && e->generation == (uint32_t)(handle >> 32) ? e : NULL;
 }
 
+static void free_order(struct order_mail *o)
+{
+    if (o == NULL) return;
+    mem_free(o->prompt);
+    mem_free(o->last);
+    mem_free(o);
+}
+
 static void free_entry(struct client_driver *c, struct entry *e)
 {
     e->used = false;
+    free_order(e->cancel);
+    free_order(e->resume);
+    e->cancel = e->resume = NULL;
     e->next_free = c->first_free;
     c->first_free = (uint32_t)(e - c->entries);
     c->active--;
@@ -146,12 +160,6 @@ enum err_code client_driver_open(uv_loop_t *loop, void (*wake)(void *ctx), void 
     return ERR_OK;
 }
 
-static void free_order(struct order_mail *o)
-{
-    mem_free(o->prompt);
-    mem_free(o);
-}
-
 static void on_closed(uv_handle_t *h)
 {
     struct client_driver *c = h->data;
@@ -166,6 +174,11 @@ static void on_closed(uv_handle_t *h)
         if (!t->is_cluster) mem_free(t);
     }
     answer_waits(c, "{}");
+    for (uint32_t i = 0; i < CLIENT_MAX_SEQUENCES; i++) {
+        free_order(c->entries[i].cancel);
+        free_order(c->entries[i].resume);
+        mem_free(c->sequences[i].last);
+    }
     mailbox_deinit(&c->to_engine);
     mailbox_deinit(&c->to_loop);
     pthread_mutex_destroy(&c->lock);
@@ -201,13 +214,17 @@ static enum err_code service_start(void *self, const struct generation_spec *spe
     if (!accepting) return err_set(why, ERR_UNAVAILABLE, "%s", reason[0] ? reason : "the model is loading");
     if (c->first_free == CLIENT_MAX_SEQUENCES)
         return err_set(why, ERR_EXHAUSTED, "%u sequences are under way, the limit; try again later", c->active);
-    struct order_mail *o = mem_zalloc(sizeof *o);
-    int32_t *prompt = o != NULL ? mem_zalloc_array(spec->n_prompt, sizeof *prompt) : NULL;
-    if (prompt == NULL) {
-        mem_free(o);
+    struct order_mail *o = mem_zalloc(sizeof *o), *cancel = mem_zalloc(sizeof *cancel);
+    if (o != NULL) {
+        o->prompt = mem_zalloc_array(spec->n_prompt, sizeof *o->prompt);
+        o->last = mem_zalloc(sizeof *o->last);
+    }
+    if (o == NULL || cancel == NULL || o->prompt == NULL || o->last == NULL) {
+        free_order(o);
+        free_order(cancel);
         return err_nomem(why, "a request");
     }
-    memcpy(prompt, spec->prompt, spec->n_prompt * sizeof *prompt);
+    memcpy(o->prompt, spec->prompt, spec->n_prompt * sizeof *o->prompt);
     struct entry *e = &c->entries[c->first_free];
     c->first_free = e->next_free;
     c->active++;
@@ -215,21 +232,14 @@ static enum err_code service_start(void *self, const struct generation_spec *spe
     e->generation++;
     e->sink = sink;
     e->ctx = ctx;
+    e->cancel = cancel;
     *handle = (uint64_t)e->generation << 32 | (uint64_t)(e - c->entries);
-    o->prompt = prompt;
+    cancel->order = (struct client_order){.kind = CLIENT_CANCEL, .sequence = *handle};
     o->spec = *spec;
-    o->spec.prompt = prompt;
+    o->spec.prompt = o->prompt;
     o->order = (struct client_order){CLIENT_SUBMIT, *handle, &o->spec, clock_now_us()};
     post_order(c, o);
     return ERR_OK;
-}
-
-static void simple_order(struct client_driver *c, enum client_order_kind kind, uint64_t handle)
-{
-    struct order_mail *o = mem_zalloc(sizeof *o);
-    if (o == NULL) return; /* a cancel that is lost costs work, never an answer: its events are dropped here */
-    o->order = (struct client_order){.kind = kind, .sequence = handle};
-    post_order(c, o);
 }
 
 static void service_cancel(void *self, uint64_t handle)
@@ -237,29 +247,54 @@ static void service_cancel(void *self, uint64_t handle)
     struct client_driver *c = self;
     struct entry *e = find(c, handle);
     if (e == NULL) return;
+    struct order_mail *o = e->cancel;
+    e->cancel = NULL;
     free_entry(c, e);
-    simple_order(c, CLIENT_CANCEL, handle);
+    post_order(c, o);
+}
+
+static struct order_mail *make_order(enum client_order_kind kind, uint64_t sequence)
+{
+    struct order_mail *o = mem_zalloc(sizeof *o);
+    if (o != NULL) o->order = (struct client_order){.kind = kind, .sequence = sequence};
+    return o;
 }
 
 static void service_pause(void *self, uint64_t handle, bool paused)
 {
     struct client_driver *c = self;
-    if (find(c, handle) != NULL) simple_order(c, paused ? CLIENT_PAUSE : CLIENT_RESUME, handle);
+    struct entry *e = find(c, handle);
+    if (e == NULL || paused == (e->resume != NULL)) return;
+    struct order_mail *o = e->resume;
+    e->resume = NULL;
+    if (paused) {
+        /* Without memory for both orders it is not paused: tokens that come all the same are the lesser evil. */
+        e->resume = make_order(CLIENT_RESUME, handle);
+        o = e->resume != NULL ? make_order(CLIENT_PAUSE, handle) : NULL;
+        if (o == NULL) {
+            free_order(e->resume);
+            e->resume = NULL;
+            return;
+        }
+    }
+    post_order(c, o);
 }
 
 static void service_cluster(void *self, void (*done)(void *ctx, const char *json), void *ctx)
 {
     struct client_driver *c = self;
     struct cluster_wait *w = mem_zalloc(sizeof *w);
-    if (w == NULL) {
+    struct order_mail *o = w != NULL && !c->asked ? make_order(CLIENT_CLUSTER, 0) : NULL;
+    if (w == NULL || (!c->asked && o == NULL)) {
+        mem_free(w);
         done(ctx, "{}");
         return;
     }
     *w = (struct cluster_wait){c->waits, done, ctx};
     c->waits = w;
-    if (c->asked) return;
+    if (o == NULL) return;
     c->asked = true;
-    simple_order(c, CLIENT_CLUSTER, 0);
+    post_order(c, o);
 }
 
 static bool service_ready(void *self, const char **reason)
@@ -285,6 +320,13 @@ uint32_t client_driver_active(const struct client_driver *c)
 
 /* ---- engine thread ---------------------------------------------------------------------------- */
 
+static void end_sequence(struct client_driver *c, uint32_t i)
+{
+    c->sequences[i].used = false;
+    mem_free(c->sequences[i].last);
+    c->sequences[i].last = NULL;
+}
+
 unsigned client_driver_orders(struct client_driver *c, void (*take)(void *ctx, const struct client_order *o), void *ctx)
 {
     unsigned n = 0;
@@ -293,13 +335,16 @@ unsigned client_driver_orders(struct client_driver *c, void (*take)(void *ctx, c
         struct order_mail *o = (struct order_mail *)m;
         uint32_t i = index_of(o->order.sequence);
         if (o->order.kind == CLIENT_SUBMIT) {
+            end_sequence(c, i);
             c->sequences[i].used = true;
             c->sequences[i].name = o->order.sequence;
             c->sequences[i].facts = (struct client_sequence){o->spec.sampling, o->spec.top_logprobs, o->spec.logprobs,
                                                              o->spec.prompt_logprobs};
+            c->sequences[i].last = o->last;
+            o->last = NULL;
         }
         take(ctx, &o->order);
-        if (o->order.kind == CLIENT_CANCEL && c->sequences[i].name == o->order.sequence) c->sequences[i].used = false;
+        if (o->order.kind == CLIENT_CANCEL && c->sequences[i].name == o->order.sequence) end_sequence(c, i);
         free_order(o);
     }
     return n;
@@ -318,15 +363,25 @@ static void post_token(struct client_driver *c, struct token_mail *t)
 
 void client_driver_post(struct client_driver *c, uint64_t sequence, const struct generation_event *ev, const struct err *why)
 {
-    struct token_mail *t = mem_zalloc(sizeof *t);
-    /* A lost token would break the answer's promise. The system gives memory lazily; if even this small block is
-     * refused the process cannot go on in any useful way. */
-    assert(t != NULL);
+    if (client_driver_find(c, sequence) == NULL) return; /* it has ended, or nobody listens */
+    uint32_t i = index_of(sequence);
+    bool is_last = ev->kind >= GENERATION_FINISHED;
+    struct token_mail *t = is_last ? NULL : mem_zalloc(sizeof *t);
+    if (t == NULL) {
+        t = c->sequences[i].last;
+        c->sequences[i].last = NULL;
+    }
     t->sequence = sequence;
     t->event = *ev;
     if (why != NULL) t->why = *why;
-    if (ev->kind >= GENERATION_FINISHED && client_driver_find(c, sequence) != NULL)
-        c->sequences[index_of(sequence)].used = false;
+    if (!is_last && c->sequences[i].last == NULL) {
+        /* A token that is lost would make the answer wrong: it ends here, in the room that was kept for that. What the
+         * engine still computes of it is dropped above. */
+        t->event = (struct generation_event){.kind = GENERATION_FAILED};
+        err_nomem(&t->why, "the tokens of an answer");
+        is_last = true;
+    }
+    if (is_last) end_sequence(c, i);
     post_token(c, t);
 }
 

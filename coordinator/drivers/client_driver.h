@@ -29,7 +29,7 @@ enum client_order_kind { CLIENT_SUBMIT, CLIENT_CANCEL, CLIENT_PAUSE, CLIENT_RESU
 struct client_order {
     enum client_order_kind kind;
     uint64_t sequence;
-    const struct generation_spec *spec; /* SUBMIT; valid until client_order_done */
+    const struct generation_spec *spec; /* SUBMIT; valid in `take` */
     uint64_t submitted_us;
 };
 
@@ -47,7 +47,8 @@ uint32_t client_driver_active(const struct client_driver *c); /* sequences begun
 /* Take all orders; each is passed to `take` and freed. Returns how many. */
 unsigned client_driver_orders(struct client_driver *c, void (*take)(void *ctx, const struct client_order *o), void *ctx);
 const struct client_sequence *client_driver_find(const struct client_driver *c, uint64_t sequence);
-/* Post an event to the loop; `why` for GENERATION_FAILED. A last event frees the engine side's entry. */
+/* Post an event to the loop; `why` for GENERATION_FAILED. A last event frees the engine side's entry. Without memory
+ * for a token the sequence ends as FAILED. An unknown sequence (ended, cancelled): nothing happens. */
 void client_driver_post(struct client_driver *c, uint64_t sequence, const struct generation_event *ev, const struct err *why);
 void client_driver_answer_cluster(struct client_driver *c, char *json); /* takes json (may be NULL) */
 

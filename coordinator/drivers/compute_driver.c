@@ -160,6 +160,7 @@ void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t l
         ev->has_logprob = true;
         ev->logprob = sampler_logprob(d->cfg.kernels, logits, vocab, token);
     }
+    if (n_top > vocab) n_top = vocab; /* small test models */
     if (n_top == 0) return;
     int32_t ids[LIMIT_TOP_LOGPROBS];
     float values[LIMIT_TOP_LOGPROBS];

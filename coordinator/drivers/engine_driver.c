@@ -28,6 +28,8 @@ struct engine_driver {
     struct engine_job *jobs; /* [n_slots], those with `waiting` set */
     bool *job_waiting;
     uint32_t n_slots;
+    uint64_t *unsent; /* [cap_unsent] steps that could not be sent: told to the engine after its actions */
+    size_t n_unsent, cap_unsent;
     bool is_ready, was_ready;
     struct engine_metrics published;
     char reason[256];
@@ -74,22 +76,30 @@ static void finish(struct engine_driver *d, const struct engine_action *a)
     client_driver_post(d->clients, a->finish.sequence, &ev, &why);
 }
 
-/* Events may come from callbacks while a job computes, never from inside engine_step. */
-static enum err_code step(struct engine_driver *d, struct engine_event *ev, struct err *why)
+/* The list of actions is valid until the next engine_step: a step that cannot be sent is only noted here. */
+static void note_unsent(struct engine_driver *d, uint64_t step)
 {
-    ev->now_us = clock_now_us();
-    struct engine_actions todo;
-    enum err_code rc = engine_step(d->engine, ev, &todo, why);
-    if (rc != ERR_OK) return rc;
-    for (size_t i = 0; i < todo.n; i++) {
-        const struct engine_action *a = &todo.items[i];
+    if (d->n_unsent == d->cap_unsent) {
+        size_t cap = d->cap_unsent > 0 ? 2 * d->cap_unsent : 16;
+        uint64_t *more = mem_realloc(d->unsent, cap * sizeof *more);
+        if (more == NULL) return; /* to the engine the node is silent, then: it asks elsewhere after a while */
+        d->unsent = more;
+        d->cap_unsent = cap;
+    }
+    d->unsent[d->n_unsent++] = step;
+}
+
+static void carry_out(struct engine_driver *d, const struct engine_actions *todo)
+{
+    for (size_t i = 0; i < todo->n; i++) {
+        const struct engine_action *a = &todo->items[i];
         switch (a->kind) {
         case ENGINE_ACT_COMPUTE:
             d->jobs[a->compute.slot] = a->compute;
             d->job_waiting[a->compute.slot] = true;
             break;
         case ENGINE_ACT_SEND:
-            node_driver_send(d->nodes, a->send);
+            if (!node_driver_send(d->nodes, a->send)) note_unsent(d, a->send->id);
             break;
         case ENGINE_ACT_EMIT:
             emit(d, a);
@@ -98,6 +108,21 @@ static enum err_code step(struct engine_driver *d, struct engine_event *ev, stru
             finish(d, a);
             break;
         }
+    }
+}
+
+/* Events may come from callbacks while a job computes, never from inside engine_step or carry_out. */
+static enum err_code step(struct engine_driver *d, struct engine_event *ev, struct err *why)
+{
+    ev->now_us = clock_now_us();
+    struct engine_actions todo;
+    enum err_code rc = engine_step(d->engine, ev, &todo, why);
+    if (rc != ERR_OK) return rc;
+    carry_out(d, &todo);
+    while (d->n_unsent > 0) { /* ends: the engine asks every replica once, then waits */
+        struct engine_event failed = {.kind = ENGINE_STEP_FAILED, .now_us = ev->now_us,
+                                      .reply = {.step = d->unsent[--d->n_unsent], .why = "could not be sent"}};
+        if (engine_step(d->engine, &failed, &todo, NULL) == ERR_OK) carry_out(d, &todo);
     }
     return ERR_OK;
 }
@@ -238,6 +263,7 @@ static void *thread_main(void *arg)
             timer = engine_next_timer_us(d->engine);
         }
         engine_metrics_publish(&d->published, d->cfg.metrics, d->engine, d->nodes, now);
+        node_driver_retry(d->nodes);
         if (run_job(d) || node_driver_run_local(d->nodes)) {
             poll_network(d, 0);
             continue;
@@ -373,5 +399,6 @@ void engine_driver_close(struct engine_driver *d)
     compute_driver_close(d->compute);
     mem_free(d->jobs);
     mem_free(d->job_waiting);
+    mem_free(d->unsent);
     mem_free(d);
 }

@@ -35,7 +35,7 @@ enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc
 void engine_driver_wake(void *self);
 /* Start the thread; `clients` must be open. */
 enum err_code engine_driver_start(struct engine_driver *d, struct client_driver *clients, struct err *why);
-/* Ask the thread to end and wait for it. Sequences under way are failed with UNAVAILABLE. */
+/* Ask the thread to end and wait for it. Nobody may wait for a sequence any more: no event comes after this. */
 void engine_driver_stop(struct engine_driver *d);
 void engine_driver_close(struct engine_driver *d);
 

@@ -19,6 +19,7 @@ struct node_driver {
     uint32_t n_nodes;
     struct node_link **links; /* [n_targets] */
     bool *usable, *lane_up;   /* [n_nodes], [n_nodes * lanes] */
+    bool place_again;         /* the placement is older than what nodes hold */
     struct placement *placement;
     uint64_t epoch;
     struct expert_hello hello;
@@ -56,14 +57,17 @@ static void place(struct node_driver *d)
 {
     struct placement *p;
     struct err why;
-    if (placement_now(d, &p, &why) != ERR_OK) {
-        log_error("nodes", "msg=\"%s\"", why.text);
-        return;
-    }
+    d->place_again = placement_now(d, &p, &why) != ERR_OK;
+    if (d->place_again) return; /* memory is short: node_driver_retry */
     placement_release(d->placement);
     d->placement = p;
     struct engine_event ev = {.kind = ENGINE_PLACEMENT, .placement = p};
     d->cfg.event(d->cfg.ctx, &ev);
+}
+
+void node_driver_retry(struct node_driver *d)
+{
+    if (d->place_again) place(d);
 }
 
 static void on_lane(void *ctx, uint32_t node, enum dispatch_lane lane, bool up)
@@ -122,12 +126,6 @@ static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, co
 
 /* ---- steps out -------------------------------------------------------------------------------- */
 
-static void failed(struct node_driver *d, const struct dispatch_step *s, const char *why)
-{
-    struct engine_event ev = {.kind = ENGINE_STEP_FAILED, .reply = {.step = s->id, .why = why}};
-    d->cfg.event(d->cfg.ctx, &ev);
-}
-
 /* The rows of a step, gathered: they must outlive the pass' scratch, which goes on when a step is replayed. */
 static void *gather(const struct rows *in, const struct dispatch_step *s, size_t *bytes)
 {
@@ -141,7 +139,7 @@ static void *gather(const struct rows *in, const struct dispatch_step *s, size_t
     return out;
 }
 
-static void send_remote(struct node_driver *d, const struct dispatch_step *s)
+static bool send_remote(struct node_driver *d, const struct dispatch_step *s)
 {
     const struct rows *in = model_pass_expert_rows(compute_driver_pass(d->cfg.compute, s->slot));
     size_t bytes;
@@ -159,21 +157,15 @@ static void send_remote(struct node_driver *d, const struct dispatch_step *s)
                                .n_experts = s->n_experts,
                                .row_index = s->row_index,
                                .n_index = s->n_entries};
-    if (tensor == NULL || !node_link_send(d->links[s->node], s->lane, &q, tensor, bytes))
-        failed(d, s, "could not be sent");
+    return tensor != NULL && node_link_send(d->links[s->node], s->lane, &q, tensor, bytes);
 }
 
-void node_driver_send(struct node_driver *d, const struct dispatch_step *step)
+bool node_driver_send(struct node_driver *d, const struct dispatch_step *step)
 {
-    if (d->cfg.n_targets > 0) {
-        send_remote(d, step);
-        return;
-    }
-    if (d->local_count == LOCAL_QUEUE) {
-        failed(d, step, "the local queue is full");
-        return;
-    }
+    if (d->cfg.n_targets > 0) return send_remote(d, step);
+    if (d->local_count == LOCAL_QUEUE) return false;
     d->local_steps[(d->local_head + d->local_count++) % LOCAL_QUEUE] = step->id;
+    return true;
 }
 
 static bool reserve_entries(struct node_driver *d, size_t n)
@@ -198,7 +190,8 @@ bool node_driver_run_local(struct node_driver *d)
     if (s == NULL) return true; /* its pass is gone */
     struct model_pass *pass = compute_driver_pass(d->cfg.compute, s->slot);
     if (!reserve_entries(d, s->n_entries)) {
-        failed(d, s, "no memory");
+        struct engine_event failed = {.kind = ENGINE_STEP_FAILED, .reply = {.step = id, .why = "no memory"}};
+        d->cfg.event(d->cfg.ctx, &failed);
         return true;
     }
     size_t row_bytes = (size_t)d->hp->hidden * (compute_driver_reply_bf16(d->cfg.compute) ? 2 : 4);

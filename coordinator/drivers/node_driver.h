@@ -42,8 +42,10 @@ enum err_code node_driver_start(struct node_driver *d, struct err *why);
 void node_driver_close(struct node_driver *d);
 
 uint32_t node_driver_count(const struct node_driver *d); /* >= 1 */
-/* Carry out a SEND action. */
-void node_driver_send(struct node_driver *d, const struct dispatch_step *step);
+/* Carry out a SEND action. Gives the engine no event: false means that the step could not be sent. */
+bool node_driver_send(struct node_driver *d, const struct dispatch_step *step);
+/* What had to wait for memory; cheap when nothing did. Not from a callback. */
+void node_driver_retry(struct node_driver *d);
 /* Compute one waiting local step; false if there is none. */
 bool node_driver_run_local(struct node_driver *d);
 

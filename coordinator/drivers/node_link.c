@@ -13,10 +13,13 @@
 #define PING_LARGE    (256u << 10)
 #define REASON_MAX    ERR_TEXT_MAX
 #define NAME_MAX_TEXT 64
+#define SAY_AGAIN_US  60000000u /* the same complaint is logged once a minute: links come back every 2 s */
 
+/* The decode lane decides what state the node is in; the bulk lane is used while it speaks to the same process. */
 struct lane {
     struct rpc_link *link;
     bool agreed, announced;
+    uint64_t incarnation; /* of the process that answered the hello */
 };
 
 struct node_link {
@@ -27,11 +30,15 @@ struct node_link {
     char reason[REASON_MAX];
     size_t row, bitmap_bytes;
     uint8_t *held;
-    bool pinned;
+    bool pinned, load_failed;
     char id[NAME_MAX_TEXT], kernels[NAME_MAX_TEXT];
     uint64_t incarnation, bytes, round_trip_us, bytes_per_second;
     uint32_t threads;
 
+    char said[REASON_MAX]; /* the last complaint in the log, and when */
+    uint64_t said_us;
+
+    bool measured;       /* pings were begun since the hello */
     unsigned pings_left; /* of PINGS_SMALL + PINGS_LARGE */
     uint64_t ping_sent_us, best_small_us, best_large_us;
 };
@@ -67,10 +74,29 @@ bool node_link_send(struct node_link *l, enum dispatch_lane lane, const struct e
 
 /* ---- state ------------------------------------------------------------------------------------ */
 
+/* A peer's text: what is not printable ASCII would spoil logs and JSON, and a cut could fall into a character. */
+static void copy_text(char *out, size_t cap, const char *text)
+{
+    size_t n = 0;
+    for (; n + 1 < cap && text[n] != '\0'; n++) out[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
+    out[n] = '\0';
+}
+
+static void complain(struct node_link *l, const char *what, const char *text)
+{
+    char line[REASON_MAX];
+    snprintf(line, sizeof line, "%s: %.900s", what, text);
+    uint64_t now = clock_now_us();
+    if (strcmp(line, l->said) == 0 && now - l->said_us < SAY_AGAIN_US) return;
+    memcpy(l->said, line, sizeof l->said);
+    l->said_us = now;
+    log_error("nodes", "node=%u address=%s msg=\"%s\"", l->cfg.node, l->target, line);
+}
+
 static void set_state(struct node_link *l, enum node_link_state s, const char *reason)
 {
     l->state = s;
-    snprintf(l->reason, sizeof l->reason, "%s", reason);
+    copy_text(l->reason, sizeof l->reason, reason);
     l->cfg.handlers.on_state(l->cfg.ctx, l->cfg.node);
 }
 
@@ -79,7 +105,7 @@ static void announce(struct node_link *l)
 {
     for (int i = 0; i < DISPATCH_N_LANES; i++) {
         struct lane *lane = &l->lanes[i];
-        bool up = lane->agreed && l->state == NODE_LINK_READY;
+        bool up = lane->agreed && l->state == NODE_LINK_READY && lane->incarnation == l->incarnation;
         if (up == lane->announced) continue;
         lane->announced = up;
         l->cfg.handlers.on_lane(l->cfg.ctx, l->cfg.node, (enum dispatch_lane)i, up);
@@ -100,9 +126,23 @@ static void ping(struct node_link *l)
 {
     bool large = l->pings_left <= PINGS_LARGE;
     void *payload = large ? mem_zalloc(PING_LARGE) : NULL;
+    if (large && payload == NULL) {
+        l->pings_left = 0; /* no figure is better than a wrong one */
+        return;
+    }
     struct expert_request q = {.kind = EXPERT_REQUEST_PING, .step = l->pings_left};
     l->ping_sent_us = clock_now_us();
-    if (!node_link_send(l, DISPATCH_DECODE, &q, payload, payload != NULL ? PING_LARGE : 0)) l->pings_left = 0;
+    if (!node_link_send(l, DISPATCH_DECODE, &q, payload, large ? PING_LARGE : 0)) l->pings_left = 0;
+}
+
+/* Not while the node loads: its echo would wait behind the packing. */
+static void measure(struct node_link *l)
+{
+    if (l->measured) return;
+    l->measured = true;
+    l->pings_left = PINGS_SMALL + PINGS_LARGE;
+    l->best_small_us = l->best_large_us = 0;
+    ping(l);
 }
 
 static void on_pong(struct node_link *l)
@@ -135,14 +175,15 @@ static void send_assign(struct node_link *l)
         maps[i] = (struct frame_bitmap){l->cfg.assign + i * l->row, l->row};
     struct expert_request q = {.kind = EXPERT_REQUEST_ASSIGN, .assign = maps, .n_layers = l->cfg.n_layers,
                                .epoch = l->cfg.hello->epoch};
-    node_link_send(l, DISPATCH_DECODE, &q, NULL, 0);
+    if (!node_link_send(l, DISPATCH_DECODE, &q, NULL, 0))
+        rpc_link_reset(l->lanes[DISPATCH_DECODE].link, "the assignment could not be sent"); /* tried again after the hello */
     mem_free(maps);
 }
 
 static void take_facts(struct node_link *l, const struct expert_hello *h)
 {
-    snprintf(l->id, sizeof l->id, "%s", h->id);
-    snprintf(l->kernels, sizeof l->kernels, "%s", h->kernels);
+    copy_text(l->id, sizeof l->id, h->id);
+    copy_text(l->kernels, sizeof l->kernels, h->kernels);
     l->threads = h->threads;
     l->bytes = h->expert_bytes;
     l->pinned = h->pinned;
@@ -154,29 +195,38 @@ static void take_facts(struct node_link *l, const struct expert_hello *h)
     }
 }
 
+/* From what the node holds: ready, or still loading. */
+static void look_at_holdings(struct node_link *l)
+{
+    if (holds_what_it_should(l)) {
+        set_state(l, NODE_LINK_READY, "");
+        measure(l);
+    } else {
+        set_state(l, NODE_LINK_LOADING, "loading its experts");
+    }
+}
+
 static void on_hello(struct node_link *l, struct lane *lane, const struct expert_hello *h)
 {
     struct err why;
     if (frame_hello_check(l->cfg.hello, h, &why) != ERR_OK) {
-        if (l->state != NODE_LINK_REFUSED || strcmp(l->reason, why.text) != 0)
-            log_error("nodes", "node=%u address=%s msg=\"refused: %s\"", l->cfg.node, l->target, why.text);
+        complain(l, "refused", why.text);
         lane->agreed = false;
         set_state(l, NODE_LINK_REFUSED, why.text);
         announce(l);
         return;
     }
     lane->agreed = true;
+    lane->incarnation = h->incarnation;
     if (lane == &l->lanes[DISPATCH_DECODE]) {
         take_facts(l, h);
-        l->pings_left = PINGS_SMALL + PINGS_LARGE;
-        l->best_small_us = l->best_large_us = 0;
-        ping(l);
-        if (holds_what_it_should(l)) {
-            set_state(l, NODE_LINK_READY, "");
-        } else {
-            set_state(l, NODE_LINK_LOADING, "loading its experts");
-            send_assign(l);
-        }
+        l->measured = false;
+        look_at_holdings(l);
+        if (l->state == NODE_LINK_LOADING) send_assign(l);
+    } else if (l->lanes[DISPATCH_DECODE].agreed && l->state == NODE_LINK_READY) {
+        set_state(l, NODE_LINK_READY, "");
+    } else if (l->lanes[DISPATCH_DECODE].agreed && l->state == NODE_LINK_REFUSED && !l->load_failed) {
+        look_at_holdings(l); /* it was this lane that had been refused */
     }
     announce(l);
 }
@@ -184,14 +234,13 @@ static void on_hello(struct node_link *l, struct lane *lane, const struct expert
 static void on_holdings(struct node_link *l, const struct expert_reply *r)
 {
     take_facts(l, r->hello);
-    if (r->error != ERR_OK) {
-        log_error("nodes", "node=%u address=%s msg=\"could not load its experts: %s\"", l->cfg.node, l->target,
-                  r->error_text);
+    l->lanes[DISPATCH_DECODE].incarnation = l->incarnation;
+    l->load_failed = r->error != ERR_OK;
+    if (l->load_failed) {
+        complain(l, "could not load its experts", r->error_text);
         set_state(l, NODE_LINK_REFUSED, r->error_text);
-    } else if (holds_what_it_should(l)) {
-        set_state(l, NODE_LINK_READY, "");
     } else {
-        set_state(l, NODE_LINK_LOADING, "loading its experts");
+        look_at_holdings(l);
     }
     announce(l);
 }
@@ -203,7 +252,7 @@ static void on_open(void *ctx, struct rpc_link *link)
     enum dispatch_lane lane = lane_number(l, lane_of(l, link));
     hello.lane = lane == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK;
     struct expert_request q = {.kind = EXPERT_REQUEST_HELLO, .hello = &hello};
-    node_link_send(l, lane, &q, NULL, 0);
+    if (!node_link_send(l, lane, &q, NULL, 0)) rpc_link_reset(link, "the hello could not be sent"); /* comes again */
 }
 
 static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
@@ -220,10 +269,11 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
             on_hello(l, lane, r->hello);
             break;
         case EXPERT_REPLY_HOLDINGS:
-            on_holdings(l, r);
+            if (lane == &l->lanes[DISPATCH_DECODE]) on_holdings(l, r);
+            else fits = false; /* it answers an assignment, and none goes out there */
             break;
-        case EXPERT_REPLY_DRAINING:
-            set_state(l, NODE_LINK_DRAINING, "the node is ending");
+        case EXPERT_REPLY_DRAINING: /* on both lanes; told once */
+            if (l->state != NODE_LINK_DRAINING) set_state(l, NODE_LINK_DRAINING, "the node is ending");
             announce(l);
             break;
         case EXPERT_REPLY_PONG:
@@ -236,8 +286,7 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
         }
     }
     if (!fits) {
-        log_error("nodes", "node=%u address=%s msg=\"dropped: %s\"", l->cfg.node, l->target,
-                  rc != ERR_OK ? why.text : "an answer that does not fit its step");
+        complain(l, "dropped", rc != ERR_OK ? why.text : "an answer that does not fit what was asked");
         rpc_link_reset(link, "an answer that does not fit");
     }
     frame_reply_free(r);
@@ -248,15 +297,19 @@ static void on_down(void *ctx, struct rpc_link *link, int grpc_status, const cha
 {
     struct node_link *l = ctx;
     struct lane *lane = lane_of(l, link);
+    bool was_agreed = lane->agreed;
     lane->agreed = false;
     if (grpc_status == 9 /* FAILED_PRECONDITION: the node's own check refused us */) {
-        if (l->state != NODE_LINK_REFUSED)
-            log_error("nodes", "node=%u address=%s msg=\"refuses us: %s\"", l->cfg.node, l->target, text);
+        complain(l, "refuses us", text);
         set_state(l, NODE_LINK_REFUSED, text);
-    } else if (l->state != NODE_LINK_REFUSED || lane == &l->lanes[DISPATCH_DECODE]) {
-        if (l->state == NODE_LINK_READY)
-            log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
+    } else if (lane == &l->lanes[DISPATCH_DECODE]) {
+        if (l->state == NODE_LINK_READY) log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
+        l->load_failed = false;
         set_state(l, NODE_LINK_CONNECTING, text);
+    } else if (l->state == NODE_LINK_READY) {
+        if (was_agreed)
+            log_warn("nodes", "node=%u address=%s msg=\"lost its lane for prompts: %s\"", l->cfg.node, l->target, text);
+        set_state(l, NODE_LINK_READY, text); /* decoding goes on; the lane comes back by itself */
     }
     announce(l);
 }

@@ -15,9 +15,9 @@ struct node_link;
 
 enum node_link_state {
     NODE_LINK_CONNECTING, /* no stream */
-    NODE_LINK_REFUSED,    /* another model, protocol, ...: `reason` has both values */
+    NODE_LINK_REFUSED,    /* another model, protocol, ...: `reason` has both values; or it could not load its experts */
     NODE_LINK_LOADING,    /* hello agreed, experts are being loaded */
-    NODE_LINK_READY,
+    NODE_LINK_READY,      /* the decode lane can be used; the bulk lane may be down for a while */
     NODE_LINK_DRAINING,
 };
 
