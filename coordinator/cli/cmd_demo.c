@@ -297,7 +297,7 @@ static int tell(struct demo *d, struct ask_answer *out)
     fflush(stdout);
     enum err_code rc = ask_server(&a, out, &why);
     printf("\n");
-    if (rc == ERR_CANCELLED) return EXIT_INTERRUPTED;
+    if (interrupted) return EXIT_INTERRUPTED; /* a signal can also break a connection that is being made */
     if (rc != ERR_OK) {
         fflush(stdout);
         fprintf(stderr, "moesaic demo: the answer failed: %s\n", why.text);
@@ -320,7 +320,7 @@ static json_t *cluster_state(struct demo *d)
     json_t *v = NULL;
     enum err_code rc = http_client_request(d->http, "/v1/cluster", NULL, 10000, &answer, &why);
     if (rc == ERR_OK) rc = json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &why);
-    if (rc != ERR_OK) fprintf(stderr, "moesaic demo: state of the cluster: %s\n", why.text);
+    if (rc != ERR_OK && !interrupted) fprintf(stderr, "moesaic demo: state of the cluster: %s\n", why.text);
     buf_free(&answer.body);
     return v;
 }
@@ -438,7 +438,7 @@ static int demo(struct demo *d)
     if (code == 0 && d->cfg.kill) code = tell_and_kill(d, &first);
     if (code == 0) code = show_shares(d);
     buf_free(&first.text);
-    return code;
+    return interrupted ? EXIT_INTERRUPTED : code;
 }
 
 int cmd_demo(int argc, char **argv)

@@ -74,7 +74,7 @@ def test_a_node_killed_in_the_middle_changes_no_byte():
 
 
 def test_ctrl_c_ends_everything():
-    for text in (b"Starting", b"Once upon a time"):
+    for text in (b"Starting", b"ready after", b"Once upon a time", b"Once upon a time there was a fox who"):
         d = Demo("--max-tokens", "400")
         d.until(text)
         d.process.send_signal(signal.SIGINT)
