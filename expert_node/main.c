@@ -1,5 +1,6 @@
 /* moesaic-node: an expert node. `moesaic node` runs it. */
 #include <argp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,14 +95,15 @@ static void on_watch(void *ctx, enum watch_event ev)
 
 /* Before there is a service: a signal ends the process at once. */
 struct early {
-    struct service *volatile service;
+    _Atomic(struct service *) service;
 };
 
 static void on_watch_early(void *ctx, enum watch_event ev)
 {
     struct early *e = ctx;
-    if (e->service != NULL) on_watch(e->service, ev);
-    else _exit(ev == WATCH_ORPHAN ? 0 : 1);
+    struct service *service = atomic_load(&e->service);
+    if (service != NULL) on_watch(service, ev);
+    else _exit(ev == WATCH_AGAIN ? 1 : 0);
 }
 
 static enum err_code check_address(const struct node_options *o, struct err *why)
@@ -146,7 +148,7 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
         rc = service_open(&cfg, &service, why);
     }
     if (rc == ERR_OK) {
-        early->service = service;
+        atomic_store(&early->service, service);
         log_info("node", "listen=\"%s:%u\" kernels=%s threads=%u experts=%u bytes=\"%s\" msg=\"%s\"", host, service_port(service),
                  kernels->name, o->threads, service_held(service), memory_text(service_bytes(service), text),
                  o->experts != NULL ? "holds its experts" : "waits for a coordinator to assign experts");
@@ -155,7 +157,7 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
         service_run(service);
         log_info("node", "msg=\"drained, ending\"");
     }
-    early->service = NULL;
+    atomic_store(&early->service, NULL);
     service_close(service);
     workers_close(workers);
     if (rpc != NULL) rpc_close(rpc);

@@ -147,7 +147,12 @@ size_t node_bitmap_row(const struct node *n)
 
 bool node_busy(const struct node *n)
 {
-    return n->computing || n->assign.active || n->decode.first != NULL || n->bulk.first != NULL;
+    return n->assign.active || node_has_steps(n);
+}
+
+bool node_has_steps(const struct node *n)
+{
+    return n->computing || n->decode.first != NULL || n->bulk.first != NULL;
 }
 
 void node_stats(const struct node *n, struct node_stats *out)
@@ -410,7 +415,9 @@ enum err_code node_step(struct node *n, const struct node_event *ev, struct node
 {
     enum err_code rc = ERR_OK;
     n->n_actions = 0;
-    size_t most = 2 + n->decode.n + n->bulk.n + (n->computing ? n->batch.n_requests : 0);
+    /* One more than this event needs: with a step that waits or computes its answer's room is there, so that only STEP
+     * and ASSIGN can be refused, never what ends a batch, a load or a stream. */
+    size_t most = 3 + n->decode.n + n->bulk.n + (n->computing ? n->batch.n_requests : 0);
     if (!reserve_actions(n, most)) return err_nomem(why, "expert node");
     switch (ev->kind) {
     case NODE_STEP:

@@ -104,13 +104,14 @@ struct node_actions {
 enum err_code node_open(const struct node_cfg *cfg, struct node **out, struct err *why);
 void node_close(struct node *n); /* no request may be inside: close the streams first */
 
-/* EXHAUSTED when memory is short: the event was not taken. */
+/* EXHAUSTED when memory is short: the event (STEP or ASSIGN; CLOSED before there was any step) was not taken. */
 enum err_code node_step(struct node *n, const struct node_event *ev, struct node_actions *todo, struct err *why);
 
 bool node_holds(const struct node *n, uint32_t layer, uint32_t expert);
 const uint8_t *node_held(const struct node *n); /* bitmap [n_layers][(n_experts + 7) / 8] */
 size_t node_bitmap_row(const struct node *n);   /* (n_experts + 7) / 8 */
 bool node_busy(const struct node *n);           /* a batch or a load is under way, or something waits */
+bool node_has_steps(const struct node *n);      /* a batch is under way, or steps wait */
 
 struct node_stats {
     uint64_t steps, rows, multiplications, refused;

@@ -17,7 +17,11 @@
 #define IDLE_WAIT_US    200000u
 #define MAX_BATCH_ROWS  4096u
 #define MAX_QUEUED      4096u
+#define MAX_QUEUED_BYTES (512u << 20) /* rows of steps that wait; a coordinator keeps far less under way */
+#define MAX_UNSENT      1024u /* answers that a peer does not read, then its stream is ended */
+#define MAX_PING_BYTES  (1u << 20)
 #define DRAIN_GRACE_MS  3000u
+#define REFUSED_AGAIN_US 60000000u /* the same refusal is logged once a minute: a coordinator comes back every 2 s */
 #define MEMORY_MARGIN   (64u << 20) /* left free beside the experts: scratch, network, the rest of the process */
 
 struct stream {
@@ -34,6 +38,7 @@ struct item {
     struct expert_request *frame;
     struct rpc_message *message;
     uint8_t *results; /* while its batch computes */
+    size_t bytes;     /* of rows, in service.queued_bytes */
 };
 
 struct service {
@@ -52,6 +57,10 @@ struct service {
     bool load_waits;
     uint32_t load_layer, load_expert;
     _Atomic bool stop;
+    bool draining;       /* takes no more steps and streams */
+    size_t queued_bytes; /* rows of steps under way */
+    char refused[ERR_TEXT_MAX];
+    uint64_t refused_us;
 
     /* scratch of batches */
     uint8_t *in;
@@ -120,8 +129,9 @@ static void send_holdings(struct service *s, struct stream *st, enum err_code co
     send_reply(st, &r, NULL, 0);
 }
 
-static void free_item(struct item *it)
+static void free_item(struct service *s, struct item *it)
 {
+    s->queued_bytes -= it->bytes;
     mem_free(it->results);
     frame_request_free(it->frame);
     rpc_message_free(it->message);
@@ -143,7 +153,7 @@ static void reply(struct service *s, struct item *it)
         send_reply(st, &r, it->results, row_bytes * it->request.n_results);
         it->results = NULL;
     }
-    free_item(it);
+    free_item(s, it);
 }
 
 /* ---- the core's actions ----------------------------------------------------------------------- */
@@ -155,11 +165,14 @@ static void step(struct service *s, struct node_event *ev)
     ev->now_us = clock_now_us();
     if (node_step(s->node, ev, &todo, &why) != ERR_OK) {
         log_error("node", "msg=\"%s\"", why.text);
+        struct stream *st;
+        if (ev->kind == NODE_ASSIGN && (st = find_stream(s, ev->assign.stream)) != NULL)
+            send_holdings(s, st, ERR_EXHAUSTED, why.text);
         if (ev->kind != NODE_STEP) return;
         struct item *it = (struct item *)ev->request;
-        struct stream *st = find_stream(s, it->request.stream);
+        st = find_stream(s, it->request.stream);
         if (st != NULL) send_error(st, it->request.step, ERR_EXHAUSTED, why.text);
-        free_item(it);
+        free_item(s, it);
         return;
     }
     for (size_t i = 0; i < todo.n; i++) {
@@ -175,10 +188,10 @@ static void step(struct service *s, struct node_event *ev)
         case NODE_ACT_REFUSE:
             st = find_stream(s, a->request->stream);
             if (st != NULL) send_error(st, a->request->step, a->code, a->text);
-            free_item((struct item *)a->request);
+            free_item(s, (struct item *)a->request);
             break;
         case NODE_ACT_DISCARD:
-            free_item((struct item *)a->request);
+            free_item(s, (struct item *)a->request);
             break;
         case NODE_ACT_LOAD:
             s->load_waits = true;
@@ -284,7 +297,12 @@ static void on_hello(struct stream *st, const struct expert_hello *theirs)
     struct expert_hello ours = hello(s);
     struct err why;
     if (frame_hello_check(&ours, theirs, &why) != ERR_OK) {
-        log_error("node", "peer=%s coordinator=\"%s\" msg=\"refused: %s\"", rpc_call_peer(st->call), theirs->id, why.text);
+        uint64_t now = clock_now_us();
+        if (strcmp(s->refused, why.text) != 0 || now - s->refused_us >= REFUSED_AGAIN_US) {
+            log_error("node", "peer=%s coordinator=\"%s\" msg=\"refused: %s\"", rpc_call_peer(st->call), theirs->id, why.text);
+            memcpy(s->refused, why.text, sizeof s->refused);
+            s->refused_us = now;
+        }
         rpc_call_finish(st->call, err_grpc_status(ERR_MISMATCH), why.text);
         return;
     }
@@ -337,12 +355,35 @@ static enum err_code check_step(const struct service *s, const struct expert_req
 {
     enum row_format f = expert_store_rows(s->store);
     size_t want = q->rows * (row_data_bytes(f, s->hp->hidden) + row_scale_bytes(f, s->hp->hidden));
+    size_t back = (size_t)q->n_index * s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
     if ((int)q->format != (int)f)
         return err_set(why, ERR_INVALID, "rows come in format %d, this model's experts take %d", (int)q->format, (int)f);
     if (tensor_bytes != want)
         return err_set(why, ERR_INVALID, "%u rows of this model are %zu bytes, the tensor has %zu", q->rows, want, tensor_bytes);
     if (q->experts[q->n_experts - 1] >= s->hp->n_experts)
         return err_set(why, ERR_INVALID, "expert %u: the model has %u", q->experts[q->n_experts - 1], s->hp->n_experts);
+    if (back > LIMIT_FRAME_BYTES)
+        return err_set(why, ERR_TOO_LARGE, "%u results of this model are %zu bytes, an answer has at most %u", q->n_index, back,
+                       LIMIT_FRAME_BYTES);
+    if (s->queued_bytes + tensor_bytes > MAX_QUEUED_BYTES)
+        return err_set(why, ERR_EXHAUSTED, "%zu bytes of rows wait here already, %u is the limit", s->queued_bytes,
+                       MAX_QUEUED_BYTES);
+    return ERR_OK;
+}
+
+/* Quantised rows are in -127..127. With -128 the kernels' results would depend on the instruction set. */
+static enum err_code check_rows(const struct service *s, const struct expert_request *q, const struct rpc_message *m,
+                                struct err *why)
+{
+    if (expert_store_rows(s->store) != ROW_Q8) return ERR_OK;
+    int8_t part[4096];
+    for (size_t at = 0, all = q->rows * row_data_bytes(ROW_Q8, s->hp->hidden), n; at < all; at += n) {
+        n = all - at < sizeof part ? all - at : sizeof part;
+        rpc_message_tensor_copy(m, at, part, n);
+        unsigned bad = 0;
+        for (size_t i = 0; i < n; i++) bad |= part[i] == -128;
+        if (bad) return err_set(why, ERR_INVALID, "row %zu has the value -128; quantised rows are in -127..127", at / s->hp->hidden);
+    }
     return ERR_OK;
 }
 
@@ -351,7 +392,9 @@ static void on_step(struct stream *st, struct expert_request *q, struct rpc_mess
 {
     struct service *s = st->service;
     struct err why;
-    enum err_code rc = check_step(s, q, rpc_message_tensor_bytes(m), &why);
+    enum err_code rc = s->draining ? err_set(&why, ERR_UNAVAILABLE, "the node is ending")
+                                   : check_step(s, q, rpc_message_tensor_bytes(m), &why);
+    if (rc == ERR_OK) rc = check_rows(s, q, m, &why);
     struct item *it = rc == ERR_OK ? mem_zalloc(sizeof *it) : NULL;
     if (rc == ERR_OK && it == NULL) rc = err_nomem(&why, "a step");
     if (rc != ERR_OK) {
@@ -362,6 +405,8 @@ static void on_step(struct stream *st, struct expert_request *q, struct rpc_mess
     }
     it->frame = q;
     it->message = m;
+    it->bytes = rpc_message_tensor_bytes(m);
+    s->queued_bytes += it->bytes;
     it->request = (struct node_request){.stream = st->id,
                                         .step = q->step,
                                         .layer = q->layer,
@@ -380,6 +425,12 @@ static void on_step(struct stream *st, struct expert_request *q, struct rpc_mess
 static void on_ping(struct stream *st, const struct expert_request *q, const struct rpc_message *m)
 {
     size_t n = rpc_message_tensor_bytes(m);
+    if (n > MAX_PING_BYTES) {
+        struct err why;
+        err_set(&why, ERR_TOO_LARGE, "a ping of %zu bytes, %u is the limit", n, MAX_PING_BYTES);
+        rpc_call_finish(st->call, err_grpc_status(why.code), why.text);
+        return;
+    }
     void *echo = n > 0 ? mem_alloc(n) : NULL;
     if (echo != NULL) rpc_message_tensor_copy(m, 0, echo, n);
     struct expert_reply r = {.kind = EXPERT_REPLY_PONG, .step = q->step};
@@ -394,6 +445,8 @@ static void on_message(void *call_ctx, struct rpc_call *c, struct rpc_message *m
     enum err_code rc = frame_decode_request(m, &q, &why);
     if (rc == ERR_OK && !st->agreed && q->kind != EXPERT_REQUEST_HELLO)
         rc = err_set(&why, ERR_MISMATCH, "the first message of a stream is a hello");
+    if (rc == ERR_OK && rpc_call_unsent(c) > MAX_UNSENT)
+        rc = err_set(&why, ERR_EXHAUSTED, "%zu answers were not read, %u is the limit", rpc_call_unsent(c), MAX_UNSENT);
     if (rc != ERR_OK) {
         log_warn("node", "peer=%s msg=\"stream ended: %s\"", rpc_call_peer(c), why.text);
         rpc_call_finish(c, err_grpc_status(rc), why.text);
@@ -414,6 +467,7 @@ static void on_message(void *call_ctx, struct rpc_call *c, struct rpc_message *m
 static enum err_code on_call(void *ctx, struct rpc_call *c, void **call_ctx, struct err *why)
 {
     struct service *s = ctx;
+    if (s->draining) return err_set(why, ERR_UNAVAILABLE, "the node is ending");
     struct stream *st = mem_zalloc(sizeof *st);
     if (st == NULL) return err_nomem(why, "a stream");
     *st = (struct stream){.next = s->streams, .service = s, .call = c, .id = ++s->next_stream};
@@ -563,21 +617,26 @@ uint64_t service_bytes(const struct service *s)
     return expert_store_bytes(s->store);
 }
 
+/* Steps under way are finished, new ones are refused; what is being loaded is not finished. */
+static void begin_drain(struct service *s)
+{
+    struct expert_reply r = {.kind = EXPERT_REPLY_DRAINING};
+    s->draining = true;
+    s->load_waits = false;
+    rpc_health_set(s->health, false);
+    for (struct stream *st = s->streams; st != NULL; st = st->next)
+        if (st->agreed) send_reply(st, &r, NULL, 0);
+}
+
 void service_run(struct service *s)
 {
-    bool told = false;
     for (;;) {
-        if (atomic_load(&s->stop) && !told) {
-            told = true;
-            struct expert_reply r = {.kind = EXPERT_REPLY_DRAINING};
-            rpc_health_set(s->health, false);
-            for (struct stream *st = s->streams; st != NULL; st = st->next) send_reply(st, &r, NULL, 0);
-        }
+        if (atomic_load(&s->stop) && !s->draining) begin_drain(s);
         /* A batch before a load: loading is the patient part. */
         if (s->batch != NULL) run_batch(s);
-        else if (s->load_waits) run_load(s);
-        else if (told && !node_busy(s->node)) return;
-        bool busy = s->batch != NULL || s->load_waits;
+        else if (s->load_waits && !s->draining) run_load(s);
+        else if (s->draining && !node_has_steps(s->node)) return;
+        bool busy = s->batch != NULL || (s->load_waits && !s->draining);
         rpc_poll(s->cfg.rpc, busy ? 0 : IDLE_WAIT_US);
     }
 }
@@ -592,11 +651,14 @@ void service_close(struct service *s)
 {
     if (s == NULL) return;
     workers_set_pump(s->cfg.workers, NULL, NULL);
+    s->draining = true;
+    for (struct stream *st = s->streams; st != NULL; st = st->next) /* else they would last for the whole grace */
+        rpc_call_finish(st->call, err_grpc_status(ERR_UNAVAILABLE), "the node is ending");
     if (s->health != NULL) rpc_health_finish(s->health);
     if (s->server != NULL) rpc_server_close(s->server, DRAIN_GRACE_MS);
     assert(s->streams == NULL);
     /* A step that came in while the port was being closed: its stream is gone. */
-    for (uint32_t i = 0; s->batch != NULL && i < s->batch->n_requests; i++) free_item((struct item *)s->batch->requests[i]);
+    for (uint32_t i = 0; s->batch != NULL && i < s->batch->n_requests; i++) free_item(s, (struct item *)s->batch->requests[i]);
     rpc_health_close(s->health);
     node_close(s->node);
     expert_store_close(s->store);
