@@ -1,10 +1,12 @@
 #include "common/base/options.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "common/base/mem.h"
 
@@ -17,6 +19,7 @@ static void variable_name(const char *option, char *out, size_t cap)
 
 char **options_with_environment(const struct argp *argp, int argc, char **argv, int *argc_out)
 {
+    argp_err_exit_status = EXIT_USAGE;
     size_t n_options = 0;
     while (argp->options[n_options].name != NULL || argp->options[n_options].doc != NULL) n_options++;
     char **out = mem_zalloc_array((size_t)argc + n_options + 1, sizeof *out);
@@ -79,42 +82,48 @@ uint64_t options_number(struct argp_state *state, const char *name, const char *
 enum err_code options_address(const char *text, const char *default_host, unsigned default_port, char host[256],
                               unsigned *port, struct err *why)
 {
-    const char *port_text = NULL;
+    const char *at = text, *port_text = NULL;
     size_t host_len;
     if (text[0] == '[') { /* [v6]:port */
         const char *end = strchr(text, ']');
-        if (end == NULL || (end[1] != '\0' && end[1] != ':'))
-            return err_set(why, ERR_INVALID, "address %s: want [IPv6]:PORT", text);
-        host_len = (size_t)(end - text - 1);
+        if (end == NULL || end == text + 1 || (end[1] != '\0' && end[1] != ':'))
+            return err_set(why, ERR_INVALID, "address %.300s: want [IPv6]:PORT", text);
+        at = text + 1;
+        host_len = (size_t)(end - at);
         port_text = end[1] == ':' ? end + 2 : NULL;
-        text++;
     } else {
-        const char *colon = strrchr(text, ':');
+        const char *colon = strchr(text, ':');
+        if (colon != NULL && strchr(colon + 1, ':') != NULL)
+            return err_set(why, ERR_INVALID, "address %.300s: which colon is the port's? Want HOST:PORT or [IPv6]:PORT", text);
         host_len = colon != NULL ? (size_t)(colon - text) : strlen(text);
         port_text = colon != NULL ? colon + 1 : NULL;
     }
     if (host_len >= 256) return err_set(why, ERR_INVALID, "address %.40s...: host name longer than 255", text);
-    if (host_len == 0) {
-        snprintf(host, 256, "%s", default_host);
-    } else {
-        memcpy(host, text, host_len);
-        host[host_len] = '\0';
+    unsigned long v = default_port;
+    if (port_text != NULL) {
+        char *end;
+        errno = 0;
+        v = strtoul(port_text, &end, 10);
+        if (!isdigit((unsigned char)port_text[0]) || *end != '\0' || errno != 0 || v > 65535)
+            return err_set(why, ERR_INVALID, "address %.300s: port '%.40s' is not a number from 0 to 65535", text, port_text);
     }
-    *port = default_port;
-    if (port_text == NULL) return ERR_OK;
-    char *end;
-    errno = 0;
-    unsigned long v = strtoul(port_text, &end, 10);
-    if (!isdigit((unsigned char)port_text[0]) || *end != '\0' || errno != 0 || v > 65535)
-        return err_set(why, ERR_INVALID, "address %s: port '%s' is not a number from 0 to 65535", text, port_text);
+    if (host_len == 0) snprintf(host, 256, "%s", default_host);
+    else snprintf(host, 256, "%.*s", (int)host_len, at);
     *port = (unsigned)v;
     return ERR_OK;
 }
 
+char *options_address_text(const char *host, unsigned port, char *out, size_t cap)
+{
+    snprintf(out, cap, strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host, port);
+    return out;
+}
+
 bool options_is_loopback(const char *host)
 {
-    unsigned a, b, c, d;
-    char rest;
-    if (strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0) return true;
-    return sscanf(host, "%u.%u.%u.%u%c", &a, &b, &c, &d, &rest) == 4 && a == 127;
+    struct in_addr four;
+    struct in6_addr six;
+    if (strcasecmp(host, "localhost") == 0) return true;
+    if (inet_pton(AF_INET, host, &four) == 1) return ntohl(four.s_addr) >> 24 == 127;
+    return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
