@@ -59,13 +59,15 @@ enum err_code watch_open(int parent_fd, void (*fn)(void *ctx, enum watch_event e
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP); /* the terminal was closed; stays ignored under nohup */
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     w->signals = signalfd(-1, &set, SFD_CLOEXEC);
     w->stop = eventfd(0, EFD_CLOEXEC);
-    if (w->signals < 0 || w->stop < 0 || pthread_create(&w->thread, NULL, watch_main, w) != 0) {
+    int e = w->signals < 0 || w->stop < 0 ? errno : pthread_create(&w->thread, NULL, watch_main, w);
+    if (e != 0) {
         watch_close(w);
-        return err_set(why, ERR_IO, "signal watch: %s", strerror(errno));
+        return err_set(why, ERR_IO, "signal watch: %s", strerror(e));
     }
     w->started = true;
     *out = w;
@@ -93,7 +95,8 @@ void watch_tell_parent(int parent_fd, const char *line)
     buf_puts(&b, line);
     buf_putc(&b, '\n');
     if (!b.failed) {
-        ssize_t ignored = send(parent_fd, b.data, b.len, MSG_NOSIGNAL);
+        /* Never wait for a parent that does not read (stopped, say): the engine thread speaks here too. */
+        ssize_t ignored = send(parent_fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)ignored;
     }
     buf_free(&b);
