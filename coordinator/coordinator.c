@@ -29,10 +29,18 @@
 #define READY_TRY_MS    20u
 #define READY_TRIES     150u
 #define GRPC_GRACE_MS   500u /* for the last statuses to leave */
+#define ADDRESS_CAP     300u
+#define HTTP_PORT       8080u
+#define GRPC_PORT       8081u
+#define NODE_PORT       7070u
 
 struct coordinator {
     const struct coordinator_options *o;
     char digest[33], name[256];
+    char http_at[ADDRESS_CAP], grpc_at[ADDRESS_CAP]; /* as asked for, with host and port */
+    char (*node_text)[ADDRESS_CAP];            /* [n_nodes] */
+    const char **targets;                      /* [n_nodes] views of them */
+    bool *told_usable;                         /* [n_nodes] engine thread: what the parent was told last */
     struct model_file *file;
     const struct kernels *kernels;
     struct workers *workers;
@@ -52,7 +60,7 @@ struct coordinator {
 
     struct watch *watch;
     uv_loop_t loop;
-    bool loop_open;
+    _Atomic bool loop_open; /* read by the watch thread */
     uv_async_t signal, news;
     uv_timer_t drain_timer, ready_timer;
     _Atomic bool asked_to_stop, ready_news;
@@ -125,7 +133,7 @@ static void on_signal(uv_async_t *a)
 static void on_watch(void *ctx, enum watch_event ev)
 {
     struct coordinator *c = ctx;
-    if (ev != WATCH_STOP || !c->loop_open) _exit(ev == WATCH_STOP ? 0 : ev == WATCH_ORPHAN ? 0 : 1);
+    if (ev != WATCH_STOP || !atomic_load(&c->loop_open)) _exit(ev == WATCH_AGAIN ? 1 : 0);
     atomic_store(&c->asked_to_stop, true);
     uv_async_send(&c->signal);
 }
@@ -137,6 +145,8 @@ static void on_node_changed(void *ctx, uint32_t node, bool usable, const char *r
 {
     struct coordinator *c = ctx;
     (void)reason;
+    if (node >= c->o->n_nodes || c->told_usable[node] == usable) return; /* a change of state only, every 2 s perhaps */
+    c->told_usable[node] = usable;
     char line[128];
     snprintf(line, sizeof line, "{\"event\": \"node\", \"node\": %u, \"usable\": %s}", node, usable ? "true" : "false");
     watch_tell_parent(c->o->parent_fd, line);
@@ -160,18 +170,17 @@ static void on_ready_tick(uv_timer_t *t);
 
 static void listen_text(const char *address, unsigned port, char *out, size_t cap)
 {
-    char host[256];
+    char host[256] = "";
     unsigned asked;
-    struct err why;
-    if (options_address(address, "127.0.0.1", 0, host, &asked, &why) != ERR_OK) host[0] = '\0';
-    snprintf(out, cap, strchr(host, ':') ? "[%s]:%u" : "%s:%u", host, port);
+    (void)options_address(address, "127.0.0.1", 0, host, &asked, NULL); /* was checked at the start */
+    options_address_text(host, port, out, cap);
 }
 
 static void announce(struct coordinator *c, const json_t *cluster)
 {
     char http[300], grpc[300], line[800];
-    listen_text(c->o->http, (unsigned)api_port(c->api), http, sizeof http);
-    listen_text(c->o->grpc, rpc_server_port(c->grpc), grpc, sizeof grpc);
+    listen_text(c->http_at, (unsigned)api_port(c->api), http, sizeof http);
+    listen_text(c->grpc_at, rpc_server_port(c->grpc), grpc, sizeof grpc);
     if (!c->printed) {
         struct startup_facts f = {.name = c->name, .file = c->file, .quantize = c->o->quantize, .kernels = c->kernels->name,
                                   .threads = c->o->threads, .sizing = &c->sizing, .http = http, .grpc = grpc,
@@ -215,37 +224,68 @@ static void on_news(uv_async_t *a)
 
 /* ---- start ------------------------------------------------------------------------------------ */
 
-static enum err_code check_address(const char *option, const char *address, bool insecure, struct err *why)
+/* Check an address to listen on, and put host and port in where they are left out. */
+static enum err_code check_address(const char *option, const char *address, unsigned default_port, bool insecure,
+                                   char out[ADDRESS_CAP], struct err *why)
 {
     char host[256];
     unsigned port;
-    enum err_code rc = options_address(address, "127.0.0.1", 0, host, &port, why);
+    enum err_code rc = options_address(address, "127.0.0.1", default_port, host, &port, why);
     if (rc != ERR_OK) return err_wrap(why, rc, "--%s", option);
+    options_address_text(host, port, out, ADDRESS_CAP);
     if (insecure || options_is_loopback(host)) return ERR_OK;
     return err_set(why, ERR_INVALID,
                    "--%s=%s is reachable from other machines, and there are no keys and no encryption yet: whoever reaches it "
                    "can use the model. Put a proxy in front, or say --insecure on a trusted network", option, address);
 }
 
-static enum err_code check_nodes(const struct coordinator_options *o, struct err *why)
+static enum err_code check_node(struct coordinator *c, uint32_t i, struct err *why)
 {
+    const char *text = c->o->nodes[i];
+    char host[256];
+    unsigned port;
+    enum err_code rc = options_address(text, "127.0.0.1", NODE_PORT, host, &port, why);
+    if (rc != ERR_OK) return err_wrap(why, rc, "--nodes");
+    if (port == 0) return err_set(why, ERR_INVALID, "--nodes: %s: port 0 is nobody's", text);
+    if (!c->o->insecure && !options_is_loopback(host))
+        return err_set(why, ERR_INVALID,
+                       "--nodes: %s is another machine, and the link to it has no encryption yet: whoever is on the way can read "
+                       "and change what is computed. Say --insecure on a trusted network", text);
+    c->targets[i] = options_address_text(host, port, c->node_text[i], ADDRESS_CAP);
+    for (uint32_t j = 0; j < i; j++)
+        if (strcmp(c->targets[i], c->targets[j]) == 0)
+            return err_set(why, ERR_INVALID, "--nodes: %s is there twice", c->targets[i]);
+    return ERR_OK;
+}
+
+static enum err_code check_nodes(struct coordinator *c, struct err *why)
+{
+    const struct coordinator_options *o = c->o;
     if (o->n_nodes > 0 && o->replicas > o->n_nodes)
         return err_set(why, ERR_INVALID, "--replicas=%u is more than the %u nodes: copies of an expert live on different nodes",
                        o->replicas, o->n_nodes);
-    for (uint32_t i = 0; i < o->n_nodes; i++)
-        for (uint32_t j = 0; j < i; j++)
-            if (strcmp(o->nodes[i], o->nodes[j]) == 0) return err_set(why, ERR_INVALID, "--nodes: %s is there twice", o->nodes[i]);
-    for (uint32_t i = 0; i < o->n_nodes; i++) {
+    c->node_text = mem_zalloc_array(o->n_nodes, sizeof *c->node_text);
+    c->targets = mem_zalloc_array(o->n_nodes, sizeof *c->targets);
+    c->told_usable = mem_zalloc_array(o->n_nodes, sizeof *c->told_usable);
+    if (c->node_text == NULL || c->targets == NULL || c->told_usable == NULL) return err_nomem(why, "node addresses");
+    enum err_code rc = ERR_OK;
+    for (uint32_t i = 0; i < o->n_nodes && rc == ERR_OK; i++) rc = check_node(c, i, why);
+    return rc;
+}
+
+/* Experts that nodes on this very machine will load: the cache must leave them room. */
+static uint64_t neighbours_bytes(const struct coordinator *c, enum quantize quantize)
+{
+    const struct hparams *hp = model_file_hparams(c->file);
+    uint64_t all = 0, here = 0;
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        if (hp->is_moe[l]) all += hp->n_experts * plan_expert_bytes(c->file, quantize, l);
+    for (uint32_t i = 0; i < c->o->n_nodes; i++) {
         char host[256];
         unsigned port;
-        enum err_code rc = options_address(o->nodes[i], "127.0.0.1", 7070, host, &port, why);
-        if (rc != ERR_OK) return err_wrap(why, rc, "--nodes");
-        if (!o->insecure && !options_is_loopback(host))
-            return err_set(why, ERR_INVALID,
-                           "--nodes: %s is another machine, and the link to it has no encryption yet: whoever is on the way can read "
-                           "and change what is computed. Say --insecure on a trusted network", o->nodes[i]);
+        if (options_address(c->targets[i], "", 0, host, &port, NULL) == ERR_OK && options_is_loopback(host)) here++;
     }
-    return ERR_OK;
+    return c->o->n_nodes > 0 ? all / c->o->n_nodes * here * c->o->replicas : 0;
 }
 
 static enum err_code load_local_experts(struct coordinator *c, struct err *why)
@@ -273,9 +313,9 @@ static void served_name(struct coordinator *c)
 static enum err_code load(struct coordinator *c, struct err *why)
 {
     const struct coordinator_options *o = c->o;
-    enum err_code rc = check_address("http", o->http, o->insecure, why);
-    if (rc == ERR_OK) rc = check_address("grpc", o->grpc, o->insecure, why);
-    if (rc == ERR_OK) rc = check_nodes(o, why);
+    enum err_code rc = check_address("http", o->http, HTTP_PORT, o->insecure, c->http_at, why);
+    if (rc == ERR_OK) rc = check_address("grpc", o->grpc, GRPC_PORT, o->insecure, c->grpc_at, why);
+    if (rc == ERR_OK) rc = check_nodes(c, why);
     if (rc == ERR_OK) rc = kernels_pick(o->cpu, &c->kernels, why);
     if (rc == ERR_OK) rc = model_file_open(o->model, &c->file, why);
     if (rc != ERR_OK) return rc;
@@ -286,6 +326,7 @@ static enum err_code load(struct coordinator *c, struct err *why)
     struct sizing_input in = {.file = c->file, .local_experts = o->n_nodes == 0, .ctx = o->ctx, .kv_bytes = o->kv_bytes,
                               .chunk = o->chunk, .available_bytes = memory_available()};
     quantize_find(o->quantize, &in.quantize);
+    in.neighbours_bytes = neighbours_bytes(c, in.quantize);
     rc = sizing_decide(&in, &c->sizing, why);
     if (rc == ERR_OK) rc = tokenizer_open(o->model, &c->tokenizer, why);
     if (rc != ERR_OK) return rc;
@@ -312,7 +353,7 @@ static enum err_code open_drivers(struct coordinator *c, struct err *why)
                                     .workers = c->workers,
                                     .local = c->local,
                                     .quantize = o->quantize,
-                                    .targets = o->nodes,
+                                    .targets = c->targets,
                                     .n_targets = o->n_nodes,
                                     .replicas = o->replicas,
                                     .placement_seed = o->placement_seed,
@@ -363,7 +404,7 @@ static struct generation_model describe_model(const struct coordinator *c)
 
 static enum err_code open_api(struct coordinator *c, struct err *why)
 {
-    struct api_cfg cfg = {.addresses = c->o->http,
+    struct api_cfg cfg = {.addresses = c->http_at,
                           .model = describe_model(c),
                           .metrics = c->metrics,
                           .version = MOESAIC_VERSION,
@@ -389,17 +430,26 @@ static enum err_code open_grpc(struct coordinator *c, struct err *why)
     struct rpc_method methods[3];
     rpc_health_methods(c->health, methods);
     methods[2] = grpc_service_method(c->generate);
-    return rpc_server_open(c->rpc, c->o->grpc, methods, 3, &c->grpc, why);
+    return rpc_server_open(c->rpc, c->grpc_at, methods, 3, &c->grpc, why);
 }
 
-static void init_handles(struct coordinator *c)
+static enum err_code open_loop(struct coordinator *c, struct err *why)
 {
-    uv_async_init(&c->loop, &c->signal, on_signal);
-    uv_async_init(&c->loop, &c->news, on_news);
+    int e = uv_loop_init(&c->loop);
+    if (e != 0) return err_set(why, ERR_IO, "event loop: %s", uv_strerror(e));
+    e = uv_async_init(&c->loop, &c->signal, on_signal);
+    if (e == 0) e = uv_async_init(&c->loop, &c->news, on_news);
+    if (e != 0) {
+        uv_walk(&c->loop, close_handle, NULL);
+        uv_run(&c->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&c->loop);
+        return err_set(why, ERR_IO, "event loop: %s", uv_strerror(e));
+    }
     uv_timer_init(&c->loop, &c->drain_timer);
     uv_timer_init(&c->loop, &c->ready_timer);
     c->signal.data = c->news.data = c->drain_timer.data = c->ready_timer.data = c;
-    c->loop_open = true;
+    atomic_store(&c->loop_open, true);
+    return ERR_OK;
 }
 
 static void close_rest(struct coordinator *c)
@@ -423,6 +473,9 @@ static void close_rest(struct coordinator *c)
     tokenizer_close(c->tokenizer);
     metrics_close(c->metrics);
     model_file_close(c->file);
+    mem_free(c->node_text);
+    mem_free(c->targets);
+    mem_free(c->told_usable);
 }
 
 enum err_code coordinator_run(const struct coordinator_options *o, struct err *why)
@@ -432,11 +485,8 @@ enum err_code coordinator_run(const struct coordinator_options *o, struct err *w
     c->o = o;
     enum err_code rc = watch_open(o->parent_fd, on_watch, c, &c->watch, why);
     if (rc == ERR_OK) rc = load(c, why);
-    if (rc == ERR_OK) {
-        uv_loop_init(&c->loop);
-        init_handles(c);
-        rc = open_drivers(c, why);
-    }
+    if (rc == ERR_OK) rc = open_loop(c, why);
+    if (rc == ERR_OK) rc = open_drivers(c, why);
     if (rc == ERR_OK) rc = open_api(c, why);
     if (rc == ERR_OK) rc = open_grpc(c, why);
     if (rc == ERR_OK) rc = engine_driver_start(c->engine, c->clients, why);

@@ -84,7 +84,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         c->spin_us = (uint32_t)options_number(state, "spin-us", arg, 0, 1000000);
         a->spin_given = true;
         break;
-    case OPT_QUEUE: c->queue = (uint32_t)options_number(state, "queue", arg, 0, 512); break;
+    case OPT_QUEUE: c->queue = (uint32_t)options_number(state, "queue", arg, 1, 512); break;
     case OPT_REQUEST_TIMEOUT: c->request_ms = (uint32_t)options_number(state, "request-timeout", arg, 1, 86400) * 1000; break;
     case OPT_DRAIN: c->drain_ms = (uint32_t)options_number(state, "drain-timeout", arg, 0, 86400) * 1000; break;
     case OPT_LOG_LEVEL:

@@ -15,6 +15,7 @@ struct sizing_input {
     uint64_t kv_bytes;       /* asked for; 0: by rule */
     uint32_t chunk;
     uint64_t available_bytes;
+    uint64_t neighbours_bytes; /* what expert nodes on this machine will take of it: only the cache's rule looks at it */
 };
 
 struct sizing {
@@ -23,7 +24,7 @@ struct sizing {
     uint64_t weights_bytes, experts_bytes, kv_bytes, scratch_bytes, total_bytes;
 };
 
-/* INVALID (a ctx beyond the model's names both), EXHAUSTED (what is needed and what there is, and what would fit). */
+/* INVALID (a ctx beyond the model's, or beyond what kv_bytes hold: both are named), EXHAUSTED (what is needed and what there is, and what would fit). */
 enum err_code sizing_decide(const struct sizing_input *in, struct sizing *out, struct err *why);
 
 #endif
