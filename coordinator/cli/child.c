@@ -11,6 +11,8 @@
 
 #include "common/base/mem.h"
 
+#define LINES_MOST (64u << 10)
+
 enum err_code child_program(const char *name, char *out, size_t cap, struct err *why)
 {
     char self[4096];
@@ -73,6 +75,7 @@ bool child_read(struct child *c)
     for (;;) {
         ssize_t n = read(c->fd, chunk, sizeof chunk);
         if (n > 0) {
+            if (c->lines.len > LINES_MOST) buf_clear(&c->lines); /* no line of ours is that long */
             buf_append(&c->lines, chunk, (size_t)n);
             continue;
         }

@@ -54,18 +54,26 @@ static int node_status(const struct status_options *o)
     uint8_t *bytes = NULL;
     size_t n;
     struct err why;
-    enum err_code rc = rpc_open(&rpc, &why);
-    if (rc == ERR_OK) rc = rpc_unary(rpc, o->node, "/moesaic.v1.ExpertService/Describe", "", 0, 5000, &bytes, &n, &why);
+    char host[256], target[300];
+    unsigned port;
+    enum err_code rc = options_address(o->node, "127.0.0.1", 7070, host, &port, &why);
+    if (rc == ERR_OK) rc = rpc_open(&rpc, &why);
+    if (rc == ERR_OK) rc = rpc_unary(rpc, options_address_text(host, port, target, sizeof target), "/moesaic.v1.ExpertService/Describe", "", 0, 5000, &bytes, &n, &why);
     if (rc == ERR_OK) rc = frame_decode_describe(bytes, n, &d, &why);
     if (rc == ERR_OK) {
         char held[32], resident[32];
         double mean = d->multiplications > 0 ? (double)d->rows / (double)d->multiplications : 0;
-        if (o->json)
-            printf("{\"id\": \"%s\", \"kernels\": \"%s\", \"bytes\": %llu, \"resident_bytes\": %llu, \"steps\": %llu, \"rows\": %llu, "
-                   "\"multiplications\": %llu}\n", d->hello->id, d->hello->kernels, (unsigned long long)d->hello->expert_bytes,
-                   (unsigned long long)d->resident_bytes, (unsigned long long)d->steps, (unsigned long long)d->rows,
-                   (unsigned long long)d->multiplications);
-        else
+        if (o->json) {
+            struct buf id = {0}, kernels = {0};
+            buf_put_json_string(&id, d->hello->id, strlen(d->hello->id));
+            buf_put_json_string(&kernels, d->hello->kernels, strlen(d->hello->kernels));
+            printf("{\"id\": %s, \"kernels\": %s, \"bytes\": %llu, \"resident_bytes\": %llu, \"steps\": %llu, \"rows\": %llu, "
+                   "\"multiplications\": %llu}\n", id.failed ? "\"\"" : id.data, kernels.failed ? "\"\"" : kernels.data,
+                   (unsigned long long)d->hello->expert_bytes, (unsigned long long)d->resident_bytes, (unsigned long long)d->steps,
+                   (unsigned long long)d->rows, (unsigned long long)d->multiplications);
+            buf_free(&id);
+            buf_free(&kernels);
+        } else
             printf("%s: %s of experts, %s resident, kernels %s\n  %llu steps, %llu rows in %llu expert multiplications (%.2f rows each)\n",
                    d->hello->id, memory_text(d->hello->expert_bytes, held), memory_text(d->resident_bytes, resident),
                    d->hello->kernels, (unsigned long long)d->steps, (unsigned long long)d->rows,

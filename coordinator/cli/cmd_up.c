@@ -4,6 +4,7 @@
  * coordinator with them, writes the ready file, starts again what dies, and ends all in order:
  * coordinator first (it finishes its streams), then the nodes. */
 #include <argp.h>
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -30,6 +31,7 @@
 #define RESTART_MOST_US  5000000u  /* it doubles up to this while the process keeps dying */
 #define DRAIN_US         40000000u /* the coordinator's own limit is 30 s */
 #define NODE_DRAIN_US    8000000u
+#define SAY_EVERY_US     30000000u
 #define MAX_ARGS         64
 
 enum { OPT_NODES = 256, OPT_REPLICAS, OPT_HTTP, OPT_GRPC, OPT_QUANTIZE, OPT_THREADS, OPT_CTX, OPT_CHUNK, OPT_SEED,
@@ -124,6 +126,8 @@ struct proc {
     struct child child;
     unsigned port; /* nodes: kept over restarts */
     bool usable;   /* nodes: the coordinator uses it */
+    bool died;     /* nodes: and is not in use again yet */
+    bool asked;    /* to end: a second signal would cut its drain short */
     uint64_t start_at_us, pause_us, started_us;
 };
 
@@ -132,6 +136,7 @@ struct up {
     struct proc nodes[MAX_NODES], coordinator;
     unsigned threads;
     bool spin;
+    uint64_t say_us; /* when to say what is being waited for */
     char http[300], grpc[300];
     bool ready, was_ready, stopping, killed;
     uint64_t stop_by_us;
@@ -143,14 +148,17 @@ struct args {
     int n;
     struct buf text[MAX_ARGS];
     unsigned n_text;
+    bool failed; /* memory was short */
 };
 
 static void add(struct args *a, const char *option, const char *value)
 {
-    if (value == NULL || a->n >= MAX_ARGS) return;
+    if (value == NULL) return;
+    assert(a->n < MAX_ARGS && a->n_text < MAX_ARGS);
     struct buf *b = &a->text[a->n_text++];
     buf_printf(b, "%s%s", option, value);
-    if (!b->failed) a->v[a->n++] = b->data;
+    if (b->failed) a->failed = true;
+    else a->v[a->n++] = b->data;
 }
 
 static void add_number(struct args *a, const char *option, unsigned value)
@@ -160,9 +168,14 @@ static void add_number(struct args *a, const char *option, unsigned value)
     add(a, option, text);
 }
 
-static void free_args(struct args *a)
+/* Start with these arguments, and free them. */
+static enum err_code start(struct proc *p, struct args *a, struct err *why)
 {
+    p->asked = false;
+    p->started_us = clock_now_us();
+    enum err_code rc = a->failed ? err_nomem(why, "arguments") : child_start(&p->child, a->v, a->n, why);
     for (unsigned i = 0; i < a->n_text; i++) buf_free(&a->text[i]);
+    return rc;
 }
 
 static void common_args(const struct up *u, struct args *a)
@@ -185,10 +198,7 @@ static enum err_code start_node(struct up *u, unsigned i, struct err *why)
     snprintf(text, sizeof text, "127.0.0.1:%u", p->port);
     add(&a, "--listen=", text);
     add(&a, "--id=", p->child.name);
-    p->started_us = clock_now_us();
-    enum err_code rc = child_start(&p->child, a.v, a.n, why);
-    free_args(&a);
-    return rc;
+    return start(p, &a, why);
 }
 
 static enum err_code start_coordinator(struct up *u, struct err *why)
@@ -198,6 +208,7 @@ static enum err_code start_coordinator(struct up *u, struct err *why)
     struct buf list = {0};
     for (unsigned i = 0; i < u->cfg.nodes; i++)
         buf_printf(&list, "%s127.0.0.1:%u", i > 0 ? "," : "", u->nodes[i].port);
+    a.failed = a.failed || list.failed;
     add(&a, "--nodes=", u->cfg.nodes > 0 ? list.data : NULL);
     buf_free(&list);
     add(&a, "--cpu=", u->cfg.cpu);
@@ -209,10 +220,7 @@ static enum err_code start_coordinator(struct up *u, struct err *why)
     add(&a, "--placement-seed=", u->cfg.seed);
     add(&a, "--name=", u->cfg.name);
     add(&a, "--request-timeout=", u->cfg.request_timeout);
-    u->coordinator.started_us = clock_now_us();
-    enum err_code rc = child_start(&u->coordinator.child, a.v, a.n, why);
-    free_args(&a);
-    return rc;
+    return start(&u->coordinator, &a, why);
 }
 
 static void write_ready_file(struct up *u)
@@ -257,7 +265,7 @@ static void on_line(struct up *u, struct proc *p, const char *line)
     const char *event = json_string_value(json_object_get(v, "event"));
     if (event != NULL && p != &u->coordinator && strcmp(event, "listening") == 0) {
         p->port = (unsigned)json_integer_value(json_object_get(v, "port"));
-        if (all_nodes_listen(u) && u->coordinator.child.pid == 0 && u->coordinator.start_at_us == 0 &&
+        if (!u->stopping && all_nodes_listen(u) && u->coordinator.child.pid == 0 && u->coordinator.start_at_us == 0 &&
             start_coordinator(u, &why) != ERR_OK) {
             fprintf(stderr, "moesaic: %s\n", why.text);
             u->exit_code = options_exit_code(why.code);
@@ -280,7 +288,9 @@ static void on_line(struct up *u, struct proc *p, const char *line)
                 bool news = usable && !u->nodes[i].usable;
                 u->nodes[i].usable = usable;
                 if (news && u->was_ready) {
-                    fprintf(stderr, "moesaic: %s is back (process %d)\n", u->nodes[i].child.name, (int)u->nodes[i].child.pid);
+                    if (u->nodes[i].died)
+                        fprintf(stderr, "moesaic: %s is back (process %d)\n", u->nodes[i].child.name, (int)u->nodes[i].child.pid);
+                    u->nodes[i].died = false;
                     maybe_ready(u);
                 }
             }
@@ -304,7 +314,11 @@ static void on_death(struct up *u, struct proc *p, int status)
     pid_t pid = p->child.pid;
     child_gone(&p->child);
     p->usable = false;
-    if (p == &u->coordinator) u->ready = false;
+    p->died = true;
+    if (p == &u->coordinator) {
+        u->ready = false;
+        for (unsigned i = 0; i < u->cfg.nodes; i++) u->nodes[i].usable = false; /* the next one finds them again */
+    }
     if (u->stopping) return;
     bool early = !u->was_ready;
     if (early || u->cfg.no_restart) {
@@ -324,12 +338,18 @@ static void on_death(struct up *u, struct proc *p, int status)
     fprintf(stderr, "moesaic: %s (process %d) %s; starting it again\n", p->child.name, (int)pid, what);
 }
 
+static void ask_to_end(struct proc *p)
+{
+    if (!p->asked) child_signal(&p->child, SIGTERM);
+    p->asked = true;
+}
+
 static void stop_all(struct up *u)
 {
     if (u->stopping) return;
     u->stopping = true;
     u->stop_by_us = clock_now_us() + DRAIN_US;
-    if (u->coordinator.child.pid > 0) child_signal(&u->coordinator.child, SIGTERM);
+    ask_to_end(&u->coordinator);
 }
 
 static void kill_all(struct up *u)
@@ -350,7 +370,7 @@ static bool stopping_step(struct up *u)
 {
     uint64_t now = clock_now_us();
     if (u->coordinator.child.pid == 0 && any_node(u) && !u->killed) {
-        for (unsigned i = 0; i < u->cfg.nodes; i++) child_signal(&u->nodes[i].child, SIGTERM);
+        for (unsigned i = 0; i < u->cfg.nodes; i++) ask_to_end(&u->nodes[i]);
         if (u->stop_by_us > now + NODE_DRAIN_US) u->stop_by_us = now + NODE_DRAIN_US;
     }
     if (now >= u->stop_by_us && !u->killed) {
@@ -396,6 +416,22 @@ static void read_child(struct up *u, struct proc *p)
     }
 }
 
+/* A child that hangs at its start would else be waited for in silence. */
+static void say_what_is_missing(struct up *u)
+{
+    uint64_t now = clock_now_us();
+    if (u->was_ready || u->stopping || now < u->say_us) return;
+    if (u->say_us > 0) {
+        unsigned deaf = 0;
+        while (deaf < u->cfg.nodes && u->nodes[deaf].port > 0) deaf++;
+        if (deaf < u->cfg.nodes)
+            fprintf(stderr, "moesaic: still waiting for %s (process %d) to listen\n", u->nodes[deaf].child.name,
+                    (int)u->nodes[deaf].child.pid);
+        else fprintf(stderr, "moesaic: the model is still being loaded\n");
+    }
+    u->say_us = now + SAY_EVERY_US;
+}
+
 static int run(struct up *u, int signals)
 {
     for (;;) {
@@ -419,10 +455,10 @@ static int run(struct up *u, int signals)
             if (stopping_step(u)) return u->exit_code;
         } else {
             restart_due(u);
+            say_what_is_missing(u);
         }
     }
 }
-
 
 int cmd_up(int argc, char **argv)
 {
@@ -434,6 +470,7 @@ int cmd_up(int argc, char **argv)
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &u->cfg);
+    unsetenv("MOESAIC_NODES"); /* a number here, addresses to a coordinator: our children get theirs from us */
     unsigned processes = u->cfg.nodes + 1, n_cores = memory_cores();
     u->threads = u->cfg.threads > 0 ? u->cfg.threads : n_cores / processes > 0 ? n_cores / processes : 1;
     /* Spinning while waiting is faster only when every busy thread has a core of its own. */
@@ -446,6 +483,7 @@ int cmd_up(int argc, char **argv)
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
