@@ -22,7 +22,7 @@ char **options_with_environment(const struct argp *argp, int argc, char **argv, 
     argp_err_exit_status = EXIT_USAGE;
     size_t n_options = 0;
     while (argp->options[n_options].name != NULL || argp->options[n_options].doc != NULL) n_options++;
-    char **out = mem_zalloc_array((size_t)argc + n_options + 1, sizeof *out);
+    char **out = mem_zalloc_array((size_t)argc + n_options + 2, sizeof *out);
     if (out == NULL) return NULL;
     int n = 0;
     out[n++] = argv[0];
@@ -40,9 +40,10 @@ char **options_with_environment(const struct argp *argp, int argc, char **argv, 
     }
     for (int i = 1; i < argc; i++) out[n++] = argv[i];
     *argc_out = n;
-    static char **kept; /* parsed options point into it until the process ends */
+    /* Parsed options point into it until the process ends, so it stays reachable, and what was made before it too. */
+    static char **volatile kept;
+    out[(size_t)argc + n_options + 1] = (char *)kept;
     kept = out;
-    (void)kept;
     return out;
 }
 
