@@ -84,8 +84,9 @@ static void copy_text(char *out, size_t cap, const char *text)
 
 static void complain(struct node_link *l, const char *what, const char *text)
 {
-    char line[REASON_MAX];
-    snprintf(line, sizeof line, "%s: %.900s", what, text);
+    char line[REASON_MAX], clean[900];
+    copy_text(clean, sizeof clean, text);
+    snprintf(line, sizeof line, "%s: %s", what, clean);
     uint64_t now = clock_now_us();
     if (strcmp(line, l->said) == 0 && now - l->said_us < SAY_AGAIN_US) return;
     memcpy(l->said, line, sizeof l->said);
