@@ -163,8 +163,17 @@ static enum err_code start_up(struct demo *d, struct err *why)
         if (log >= 0) close(log);
         return rc;
     }
+    /* Until it runs its own program the child has our handlers: they would swallow a SIGTERM that is meant to end it. */
+    sigset_t ends, before;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGTERM);
+    sigprocmask(SIG_BLOCK, &ends, &before);
     pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
+        signal(SIGINT, SIG_DFL);
+        signal(SIGTERM, SIG_DFL);
+        sigprocmask(SIG_SETMASK, &before, NULL);
         if (!d->cfg.keep) {
             prctl(PR_SET_PDEATHSIG, SIGTERM);
             if (getppid() != parent) _exit(1);
@@ -177,6 +186,7 @@ static enum err_code start_up(struct demo *d, struct err *why)
         _exit(127);
     }
     int failed = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     close(log);
     close(null);
     if (pid < 0) return err_set(why, ERR_EXHAUSTED, "start the cluster: %s", strerror(failed));
