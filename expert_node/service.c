@@ -382,7 +382,9 @@ static enum err_code check_rows(const struct service *s, const struct expert_req
         rpc_message_tensor_copy(m, at, part, n);
         unsigned bad = 0;
         for (size_t i = 0; i < n; i++) bad |= part[i] == -128;
-        if (bad) return err_set(why, ERR_INVALID, "row %zu has the value -128; quantised rows are in -127..127", at / s->hp->hidden);
+        for (size_t i = 0; bad && i < n; i++)
+            if (part[i] == -128)
+                return err_set(why, ERR_INVALID, "row %zu has the value -128; quantised rows are in -127..127", (at + i) / s->hp->hidden);
     }
     return ERR_OK;
 }
