@@ -8,8 +8,8 @@
 #include "common/base/mem.h"
 
 #define METHOD        "/moesaic.v1.ExpertService/Stream"
-#define PINGS_SMALL   8u
-#define PINGS_LARGE   4u
+#define PINGS_SMALL   32u
+#define PINGS_LARGE   8u
 #define PING_LARGE    (256u << 10)
 #define REASON_MAX    ERR_TEXT_MAX
 #define NAME_MAX_TEXT 64
@@ -158,7 +158,9 @@ static void on_pong(struct node_link *l)
         return;
     }
     l->round_trip_us = l->best_small_us;
-    uint64_t extra = l->best_large_us > l->best_small_us ? l->best_large_us - l->best_small_us : 1;
+    /* What the payload adds to an empty round trip; where that is lost in the noise, all of it. */
+    uint64_t extra = l->best_large_us;
+    if (l->best_large_us > 2 * l->best_small_us) extra -= l->best_small_us;
     l->bytes_per_second = (uint64_t)2 * PING_LARGE * 1000000u / extra;
     l->cfg.handlers.on_state(l->cfg.ctx, l->cfg.node);
 }
