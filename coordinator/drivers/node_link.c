@@ -202,6 +202,8 @@ static void take_facts(struct node_link *l, const struct expert_hello *h)
 static void look_at_holdings(struct node_link *l)
 {
     if (holds_what_it_should(l)) {
+        if (l->state != NODE_LINK_READY)
+            log_info("nodes", "node=%u address=%s experts=%u msg=\"ready\"", l->cfg.node, l->target, node_link_n_held(l));
         set_state(l, NODE_LINK_READY, "");
         measure(l);
     } else {
@@ -276,7 +278,10 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
             else fits = false; /* it answers an assignment, and none goes out there */
             break;
         case EXPERT_REPLY_DRAINING: /* on both lanes; told once */
-            if (l->state != NODE_LINK_DRAINING) set_state(l, NODE_LINK_DRAINING, "the node is ending");
+            if (l->state != NODE_LINK_DRAINING) {
+                log_info("nodes", "node=%u address=%s msg=\"is ending: it gets nothing more\"", l->cfg.node, l->target);
+                set_state(l, NODE_LINK_DRAINING, "the node is ending");
+            }
             announce(l);
             break;
         case EXPERT_REPLY_PONG:
