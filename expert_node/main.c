@@ -176,7 +176,7 @@ int main(int argc, char **argv)
     if (!o.spin_given && o.threads > memory_cores()) o.spin_us = 0;
     log_setup(o.log_level, o.id);
     struct err why;
-    struct early early = {0};
+    struct early early = {NULL};
     struct watch *watch = NULL;
     enum err_code rc = check_address(&o, &why);
     if (rc == ERR_OK) rc = watch_open(o.parent_fd, on_watch_early, &early, &watch, &why);
