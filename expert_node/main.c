@@ -1,6 +1,7 @@
 /* moesaic-node: an expert node. `moesaic node` runs it. */
 #include <argp.h>
-#include <stdatomic.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,23 +88,28 @@ static const struct argp argp = {
     "\vSPEC is a comma list of: all; L:E (layer : expert), each a number, a range 0-7 or *; i/n: every expert with "
     "(layer + expert) mod n = i.\nEvery option can stand in the environment: --spin-us is MOESAIC_SPIN_US.", NULL, NULL, NULL};
 
-static void on_watch(void *ctx, enum watch_event ev)
-{
-    if (ev == WATCH_STOP) service_stop(ctx);
-    else _exit(ev == WATCH_ORPHAN ? 0 : 1);
-}
-
-/* Before there is a service: a signal ends the process at once. */
+/* What the watch thread may stop; NULL before and after: a signal then ends the process at once. The lock keeps the
+ * service while it is being told. */
 struct early {
-    _Atomic(struct service *) service;
+    pthread_mutex_t lock;
+    struct service *service;
 };
 
-static void on_watch_early(void *ctx, enum watch_event ev)
+static void set_service(struct early *e, struct service *service)
+{
+    pthread_mutex_lock(&e->lock);
+    e->service = service;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void on_watch(void *ctx, enum watch_event ev)
 {
     struct early *e = ctx;
-    struct service *service = atomic_load(&e->service);
-    if (service != NULL) on_watch(service, ev);
-    else _exit(ev == WATCH_AGAIN ? 1 : 0);
+    pthread_mutex_lock(&e->lock);
+    bool told = ev == WATCH_STOP && e->service != NULL;
+    if (told) service_stop(e->service);
+    pthread_mutex_unlock(&e->lock);
+    if (!told) _exit(ev == WATCH_AGAIN ? 1 : 0);
 }
 
 static enum err_code check_address(const struct node_options *o, struct err *why)
@@ -148,7 +154,7 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
         rc = service_open(&cfg, &service, why);
     }
     if (rc == ERR_OK) {
-        atomic_store(&early->service, service);
+        set_service(early, service);
         log_info("node", "listen=\"%s:%u\" kernels=%s threads=%u experts=%u bytes=\"%s\" msg=\"%s\"", host, service_port(service),
                  kernels->name, o->threads, service_held(service), memory_text(service_bytes(service), text),
                  o->experts != NULL ? "holds its experts" : "waits for a coordinator to assign experts");
@@ -157,7 +163,7 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
         service_run(service);
         log_info("node", "msg=\"drained, ending\"");
     }
-    atomic_store(&early->service, NULL);
+    set_service(early, NULL);
     service_close(service);
     workers_close(workers);
     if (rpc != NULL) rpc_close(rpc);
@@ -176,10 +182,10 @@ int main(int argc, char **argv)
     if (!o.spin_given && o.threads > memory_cores()) o.spin_us = 0;
     log_setup(o.log_level, o.id);
     struct err why;
-    struct early early = {NULL};
+    struct early early = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct watch *watch = NULL;
     enum err_code rc = check_address(&o, &why);
-    if (rc == ERR_OK) rc = watch_open(o.parent_fd, on_watch_early, &early, &watch, &why);
+    if (rc == ERR_OK) rc = watch_open(o.parent_fd, on_watch, &early, &watch, &why);
     if (rc == ERR_OK) rc = run(&o, &early, &why);
     if (rc != ERR_OK) fprintf(stderr, "moesaic-node: %s\n", why.text);
     watch_close(watch);
