@@ -312,6 +312,7 @@ static void on_down(void *ctx, struct rpc_link *link, int grpc_status, const cha
         set_state(l, NODE_LINK_REFUSED, text);
     } else if (lane == &l->lanes[DISPATCH_DECODE]) {
         if (l->state == NODE_LINK_READY) log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
+        else if (!was_agreed) complain(l, "not reached", text);
         l->load_failed = false;
         set_state(l, NODE_LINK_CONNECTING, text);
     } else if (l->state == NODE_LINK_READY) {
