@@ -29,16 +29,19 @@
 #define MAX_NODES       64u
 #define RESTART_AFTER_US 200000u   /* pause before a dead process is started again */
 #define RESTART_MOST_US  5000000u  /* it doubles up to this while the process keeps dying */
-#define DRAIN_US         40000000u /* the coordinator's own limit is 30 s */
+#define DRAIN_SECONDS    30u       /* the coordinator's limit, if none is given */
+#define DRAIN_MORE_US    10000000u /* beyond it, before it is killed */
 #define NODE_DRAIN_US    8000000u
 #define SAY_EVERY_US     30000000u
 #define MAX_ARGS         64
 
 enum { OPT_NODES = 256, OPT_REPLICAS, OPT_HTTP, OPT_GRPC, OPT_QUANTIZE, OPT_THREADS, OPT_CTX, OPT_CHUNK, OPT_SEED,
-       OPT_READY_FILE, OPT_NO_RESTART, OPT_INSECURE, OPT_CPU, OPT_LOG_LEVEL, OPT_NAME, OPT_NODE_CPU, OPT_REQUEST_TIMEOUT };
+       OPT_READY_FILE, OPT_NO_RESTART, OPT_INSECURE, OPT_CPU, OPT_LOG_LEVEL, OPT_NAME, OPT_NODE_CPU, OPT_REQUEST_TIMEOUT,
+       OPT_DRAIN };
 
 struct up_cfg {
-    const char *model, *http, *grpc, *quantize, *ctx, *chunk, *seed, *ready_file, *cpu, *log_level, *name, *request_timeout;
+    const char *model, *http, *grpc, *quantize, *ctx, *chunk, *seed, *ready_file, *cpu, *log_level, *name, *request_timeout, *drain_timeout;
+    unsigned drain_seconds;
     const char *node_cpu[MAX_NODES];
     unsigned n_node_cpu, nodes, replicas, threads;
     bool replicas_given, no_restart, insecure;
@@ -64,6 +67,7 @@ static const struct argp_option options[] = {
     {"node-cpu", OPT_NODE_CPU, "LIST", 0, "Kernels per node, for tests: ref,avx2,...", 3},
     {"name", OPT_NAME, "ID", 0, "Name of the model in the API (default: the folder's name)", 3},
     {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request's longest time (default 600)", 3},
+    {"drain-timeout", OPT_DRAIN, "SECONDS", 0, "At the end, time for requests under way (default 30)", 3},
     {"log-level", OPT_LOG_LEVEL, "LEVEL", 0, "error, warn, info, debug or trace (default warn)", 4},
     {0},
 };
@@ -97,6 +101,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_NODE_CPU: parse_node_cpu(c, arg); break;
     case OPT_NAME: c->name = arg; break;
     case OPT_REQUEST_TIMEOUT: options_number(state, "request-timeout", arg, 1, 86400); c->request_timeout = arg; break;
+    case OPT_DRAIN:
+        c->drain_seconds = (unsigned)options_number(state, "drain-timeout", arg, 0, 86400);
+        c->drain_timeout = arg;
+        break;
     case OPT_LOG_LEVEL: c->log_level = arg; break;
     case ARGP_KEY_ARG:
         if (c->model != NULL) argp_error(state, "one MODEL is wanted, and '%s' is a second", arg);
@@ -220,6 +228,7 @@ static enum err_code start_coordinator(struct up *u, struct err *why)
     add(&a, "--placement-seed=", u->cfg.seed);
     add(&a, "--name=", u->cfg.name);
     add(&a, "--request-timeout=", u->cfg.request_timeout);
+    add(&a, "--drain-timeout=", u->cfg.drain_timeout);
     return start(&u->coordinator, &a, why);
 }
 
@@ -348,7 +357,7 @@ static void stop_all(struct up *u)
 {
     if (u->stopping) return;
     u->stopping = true;
-    u->stop_by_us = clock_now_us() + DRAIN_US;
+    u->stop_by_us = clock_now_us() + u->cfg.drain_seconds * (uint64_t)1000000 + DRAIN_MORE_US;
     ask_to_end(&u->coordinator);
 }
 
@@ -466,7 +475,7 @@ int cmd_up(int argc, char **argv)
     struct err why;
     if (u == NULL) return 1;
     u->cfg = (struct up_cfg){.http = "127.0.0.1:8080", .grpc = "127.0.0.1:8081", .quantize = "none", .nodes = 3,
-                             .replicas = 1, .log_level = "warn"};
+                             .replicas = 1, .drain_seconds = DRAIN_SECONDS, .log_level = "warn"};
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &u->cfg);

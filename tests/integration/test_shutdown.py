@@ -109,7 +109,7 @@ def test_a_stream_is_finished_first_and_a_second_signal_cuts_it():
 
 
 def test_the_drain_limit_cuts_what_is_left():
-    with Cluster(DEMO, nodes=2, env={"MOESAIC_SLOW_US": "20000", "MOESAIC_DRAIN_TIMEOUT": "1"}) as c:
+    with Cluster(DEMO, "--drain-timeout", 1, nodes=2, env={"MOESAIC_SLOW_US": "20000"}) as c:
         s = Stream(c.url, dict(prompt="Once upon a time", max_tokens=400, ignore_eos=True)).read(2)
         began = time.monotonic()
         c.process.send_signal(signal.SIGTERM)
