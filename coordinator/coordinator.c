@@ -377,6 +377,13 @@ static enum err_code open_drivers(struct coordinator *c, struct err *why)
     return rc;
 }
 
+static uint64_t stored_bytes(const struct model_file *f)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < model_file_n_paths(f); i++) bytes += model_file_size(f, i);
+    return bytes;
+}
+
 static struct generation_model describe_model(const struct coordinator *c)
 {
     const struct hparams *hp = model_file_hparams(c->file);
@@ -389,7 +396,7 @@ static struct generation_model describe_model(const struct coordinator *c)
         .n_experts = hp->n_experts,
         .top_k = hp->top_k,
         .n_params = plan_params(c->file).total,
-        .bytes = c->sizing.weights_bytes,
+        .bytes = stored_bytes(c->file),
         .tokenizer = c->tokenizer,
         .chat_template = c->chat,
         .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
