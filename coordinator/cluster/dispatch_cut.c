@@ -101,7 +101,23 @@ static bool make_step(struct dispatch *d, struct lot *lot, uint32_t node, const 
     return true;
 }
 
-/* Decode steps are never cut: the frame limit bounds them, and a cut would only add messages. */
+/* Of the expert that entry `i` begins: its entries, and how many of their rows the piece does not have yet. */
+static uint32_t expert_run(const struct dispatch *d, const struct lot *lot, const uint32_t *entries, uint32_t n,
+                           uint32_t i, uint32_t *new_rows)
+{
+    uint32_t end = i;
+    *new_rows = 0;
+    for (; end < n && lot->experts[entries[end]] == lot->experts[entries[i]]; end++) {
+        uint32_t row = entries[end] / d->shape.top_k;
+        *new_rows += (d->row_bits[row / 64] >> (row % 64) & 1) == 0;
+    }
+    return end - i;
+}
+
+/* Decode steps are never cut: the frame limit bounds them, and a cut would only add messages.
+ *
+ * An expert that is cut is read from memory once per piece, so a piece of a quarter or more ends before an expert
+ * that does not fit in it as a whole. */
 static void cut_node(struct dispatch *d, struct lot *lot, uint32_t node, const uint32_t *entries, uint32_t n,
                      uint64_t now_us)
 {
@@ -117,7 +133,13 @@ static void cut_node(struct dispatch *d, struct lot *lot, uint32_t node, const u
     for (uint32_t i = 0; i < n; i++) {
         uint32_t row = entries[i] / d->shape.top_k;
         bool is_new = (d->row_bits[row / 64] >> (row % 64) & 1) == 0;
-        if (i - from == max_entries || (is_new && rows == max_rows)) {
+        bool full = i - from == max_entries || (is_new && rows == max_rows);
+        bool begins = i > from && lot->experts[entries[i]] != lot->experts[entries[i - 1]];
+        if (!full && begins && (i - from >= max_entries / 4 || rows >= max_rows / 4)) {
+            uint32_t new_rows, run = expert_run(d, lot, entries, n, i, &new_rows);
+            full = run > max_entries - (i - from) || new_rows > max_rows - rows;
+        }
+        if (full) {
             ok &= make_step(d, lot, node, entries + from, i - from, piece++);
             from = i;
             rows = 0;

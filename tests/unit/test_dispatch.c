@@ -130,6 +130,33 @@ Test(dispatch, bulk_is_cut_into_pieces_and_two_of_a_node_are_under_way)
     dispatch_close(d);
 }
 
+Test(dispatch, a_piece_ends_before_an_expert_that_does_not_fit)
+{
+    struct dispatch *d = open_dispatch(1, 1, 4, 1600); /* 16 rows, 32 results */
+    uint16_t routing[24 * TOP_K];
+    for (uint32_t r = 0; r < 24; r++) { /* every expert has 12 rows: two in one piece would have to be cut */
+        routing[2 * r] = r / 12;
+        routing[2 * r + 1] = 2 + r / 12;
+    }
+    const struct dispatch_step *s[4];
+    uint32_t n_pieces = 0;
+    dispatch_start(d, 0, SLOT_BULK, 0, routing, no_skip, 24);
+    while (dispatch_n_open(d, SLOT_BULK) > 0) {
+        uint32_t n = take_sends(d, s, 4);
+        cr_assert_gt(n, 0);
+        uint64_t ids[4];
+        for (uint32_t i = 0; i < n; i++) {
+            cr_expect_eq(s[i]->n_experts, 1);
+            cr_expect_eq(s[i]->expert_rows[0], 12);
+            ids[i] = s[i]->id;
+        }
+        n_pieces += n;
+        for (uint32_t i = 0; i < n; i++) dispatch_reply(d, 0, ids[i]);
+    }
+    cr_expect_eq(n_pieces, 4);
+    dispatch_close(d);
+}
+
 Test(dispatch, a_row_larger_than_a_piece_still_goes)
 {
     struct dispatch *d = open_dispatch(1, 1, 2, 10);
