@@ -363,8 +363,9 @@ static enum err_code open_drivers(struct coordinator *c, struct err *why)
                                     .max_waiting = o->queue,
                                     .max_running = c->sizing.max_running,
                                     .max_decode_rows = MAX_DECODE_ROWS,
-                                    /* With nodes, attention of one pass overlaps the experts of another. */
-                                    .decode_slots = remote ? 2 : 1,
+                                    /* Decoding reads weights: two half batches read more experts than a whole one, which costs more
+                                     * than overlapping attention with experts gains. Prompts compute, so they overlap. */
+                                    .decode_slots = 1,
                                     .prefill_slots = remote ? 2 : 1,
                                     .spin_us = o->spin_us,
                                     .metrics = c->metrics,
