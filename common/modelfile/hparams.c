@@ -13,7 +13,8 @@
 /* What differs between the families, with the defaults that the official implementation has for absent keys. */
 static const struct family_keys {
     const char *name;
-    const char *n_experts;    /* key */
+    const char *n_experts, *n_experts_too; /* keys: that of the published files, and the other spelling that the
+                                              official code reads, and writes in some of its versions */
     const char *expert_width; /* key */
     double rope_theta, norm_eps;
     enum qk_norm qk_norm;
@@ -24,6 +25,7 @@ static const struct family_keys {
 } families[FAMILY_N] = {
     [FAMILY_MIXTRAL] = {.name = "mixtral",
                         .n_experts = "num_local_experts",
+                        .n_experts_too = "num_experts",
                         .expert_width = "intermediate_size",
                         .rope_theta = 1e6,
                         .norm_eps = 1e-5,
@@ -31,6 +33,7 @@ static const struct family_keys {
                         .always_renormalized = true},
     [FAMILY_QWEN3_MOE] = {.name = "qwen3_moe",
                           .n_experts = "num_experts",
+                          .n_experts_too = "num_local_experts",
                           .expert_width = "moe_intermediate_size",
                           .rope_theta = 1e4,
                           .norm_eps = 1e-6,
@@ -39,6 +42,7 @@ static const struct family_keys {
                           .may_have_dense = true},
     [FAMILY_OLMOE] = {.name = "olmoe",
                       .n_experts = "num_experts",
+                      .n_experts_too = "num_local_experts",
                       .expert_width = "intermediate_size",
                       .rope_theta = 1e4,
                       .norm_eps = 1e-5,
@@ -241,14 +245,19 @@ static void read_dense_layers(struct json_fields *f, struct hparams *hp)
 static void read_experts(struct json_fields *f, const struct family_keys *family,
                          struct hparams *hp)
 {
-    hp->n_experts =
-        (uint32_t)json_fields_int(f, family->n_experts, 1, LIMIT_EXPERTS, JSON_FIELDS_REQUIRED);
+    const char *key = family->n_experts;
+    const json_t *other = json_fields_find(f, family->n_experts_too);
+    if (json_fields_find(f, key) == NULL && other != NULL) key = family->n_experts_too;
+    hp->n_experts = (uint32_t)json_fields_int(f, key, 1, LIMIT_EXPERTS, JSON_FIELDS_REQUIRED);
+    if (other != NULL && json_integer_value(other) != hp->n_experts)
+        json_fields_fail(f, ERR_CORRUPT, "'%s' is %" PRIu32 ", but '%s' is %" JSON_INTEGER_FORMAT,
+                         key, hp->n_experts, family->n_experts_too, json_integer_value(other));
     hp->top_k =
         (uint32_t)json_fields_int(f, "num_experts_per_tok", 1, LIMIT_TOP_K, JSON_FIELDS_REQUIRED);
     if (hp->top_k > hp->n_experts)
         json_fields_fail(f, ERR_CORRUPT,
                          "'num_experts_per_tok' %" PRIu32 " is more than '%s' %" PRIu32, hp->top_k,
-                         family->n_experts, hp->n_experts);
+                         key, hp->n_experts);
     hp->expert_width = (uint32_t)json_fields_int(f, family->expert_width, 1, LIMIT_FFN_WIDTH,
                                                  JSON_FIELDS_REQUIRED);
     must_be_even(f, family->expert_width, hp->expert_width);

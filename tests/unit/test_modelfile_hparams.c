@@ -301,6 +301,39 @@ Test(modelfile_hparams, variants_are_read)
               hp.ctx_max == 4096);
 }
 
+/* Newer versions of the official code save Qwen3-MoE under Mixtral's key. */
+Test(modelfile_hparams, the_number_of_experts_has_two_spellings)
+{
+    static const char *const own[FAMILY_N] = {"num_local_experts", "num_experts", "num_experts"};
+    static const char *const other[FAMILY_N] = {"num_experts", "num_local_experts",
+                                                "num_local_experts"};
+    struct hparams hp;
+    struct err why;
+    for (int family = 0; family < FAMILY_N; family++) {
+        char changes[128];
+        snprintf(changes, sizeof changes, "{\"-%s\":0,\"%s\":5}", own[family], other[family]);
+        cr_expect_eq(read_changed((enum family)family, changes, &hp, &why), ERR_OK, "%s: %s",
+                     changes, why.text);
+        cr_expect_eq(hp.n_experts, 5u);
+        snprintf(changes, sizeof changes, "{\"%s\":6,\"%s\":6}", own[family], other[family]);
+        cr_expect_eq(read_changed((enum family)family, changes, &hp, &why), ERR_OK, "%s: %s",
+                     changes, why.text);
+        static const char *const differ[] = {"7", "\"6\"", "0"};
+        for (size_t i = 0; i < sizeof differ / sizeof *differ; i++) {
+            snprintf(changes, sizeof changes, "{\"%s\":6,\"%s\":%s}", own[family],
+                     other[family], differ[i]);
+            cr_expect_eq(read_changed((enum family)family, changes, &hp, &why), ERR_CORRUPT, "%s",
+                         changes);
+            cr_expect(strstr(why.text, own[family]) && strstr(why.text, other[family]), "%s",
+                      why.text);
+        }
+        snprintf(changes, sizeof changes, "{\"-%s\":0,\"%s\":2,\"num_experts_per_tok\":3}",
+                 own[family], other[family]);
+        cr_expect_eq(read_changed((enum family)family, changes, &hp, &why), ERR_CORRUPT);
+        cr_expect(strstr(why.text, other[family]) != NULL, "%s", why.text);
+    }
+}
+
 Test(modelfile_hparams, generation_config_is_checked_too)
 {
     static const struct {
