@@ -38,9 +38,9 @@ struct coordinator {
     const struct coordinator_options *o;
     char digest[33], name[256];
     char http_at[ADDRESS_CAP], grpc_at[ADDRESS_CAP]; /* as asked for, with host and port */
-    char (*node_text)[ADDRESS_CAP];            /* [n_nodes] */
-    const char **targets;                      /* [n_nodes] views of them */
-    bool *told_usable;                         /* [n_nodes] engine thread: what the parent was told last */
+    char (*node_text)[ADDRESS_CAP];                  /* [n_nodes] */
+    const char **targets;                            /* [n_nodes] views of them */
+    bool *told_usable; /* [n_nodes] engine thread: what the parent was told last */
     struct model_file *file;
     const struct kernels *kernels;
     struct workers *workers;
@@ -145,10 +145,12 @@ static void on_node_changed(void *ctx, uint32_t node, bool usable, const char *r
 {
     struct coordinator *c = ctx;
     (void)reason;
-    if (node >= c->o->n_nodes || c->told_usable[node] == usable) return; /* a change of state only, every 2 s perhaps */
+    if (node >= c->o->n_nodes || c->told_usable[node] == usable)
+        return; /* a change of state only, every 2 s perhaps */
     c->told_usable[node] = usable;
     char line[128];
-    snprintf(line, sizeof line, "{\"event\": \"node\", \"node\": %u, \"usable\": %s}", node, usable ? "true" : "false");
+    snprintf(line, sizeof line, "{\"event\": \"node\", \"node\": %u, \"usable\": %s}", node,
+             usable ? "true" : "false");
     watch_tell_parent(c->o->parent_fd, line);
 }
 
@@ -172,7 +174,8 @@ static void listen_text(const char *address, unsigned port, char *out, size_t ca
 {
     char host[256] = "";
     unsigned asked;
-    (void)options_address(address, "127.0.0.1", 0, host, &asked, NULL); /* was checked at the start */
+    (void)options_address(address, "127.0.0.1", 0, host, &asked,
+                          NULL); /* was checked at the start */
     options_address_text(host, port, out, cap);
 }
 
@@ -182,13 +185,22 @@ static void announce(struct coordinator *c, const json_t *cluster)
     listen_text(c->http_at, (unsigned)api_port(c->api), http, sizeof http);
     listen_text(c->grpc_at, rpc_server_port(c->grpc), grpc, sizeof grpc);
     if (!c->printed) {
-        struct startup_facts f = {.name = c->name, .file = c->file, .quantize = c->o->quantize, .kernels = c->kernels->name,
-                                  .threads = c->o->threads, .sizing = &c->sizing, .http = http, .grpc = grpc,
-                                  .cluster = cluster, .replicas = c->o->replicas, .chat = c->chat != NULL};
+        struct startup_facts f = {.name = c->name,
+                                  .file = c->file,
+                                  .quantize = c->o->quantize,
+                                  .kernels = c->kernels->name,
+                                  .threads = c->o->threads,
+                                  .sizing = &c->sizing,
+                                  .http = http,
+                                  .grpc = grpc,
+                                  .cluster = cluster,
+                                  .replicas = c->o->replicas,
+                                  .chat = c->chat != NULL};
         startup_print(&f);
         c->printed = true;
     }
-    snprintf(line, sizeof line, "{\"event\": \"ready\", \"http\": \"%s\", \"grpc\": \"%s\"}", http, grpc);
+    snprintf(line, sizeof line, "{\"event\": \"ready\", \"http\": \"%s\", \"grpc\": \"%s\"}", http,
+             grpc);
     watch_tell_parent(c->o->parent_fd, line);
 }
 
@@ -225,8 +237,8 @@ static void on_news(uv_async_t *a)
 /* ---- start ------------------------------------------------------------------------------------ */
 
 /* Check an address to listen on, and put host and port in where they are left out. */
-static enum err_code check_address(const char *option, const char *address, unsigned default_port, bool insecure,
-                                   char out[ADDRESS_CAP], struct err *why)
+static enum err_code check_address(const char *option, const char *address, unsigned default_port,
+                                   bool insecure, char out[ADDRESS_CAP], struct err *why)
 {
     char host[256];
     unsigned port;
@@ -234,9 +246,11 @@ static enum err_code check_address(const char *option, const char *address, unsi
     if (rc != ERR_OK) return err_wrap(why, rc, "--%s", option);
     options_address_text(host, port, out, ADDRESS_CAP);
     if (insecure || options_is_loopback(host)) return ERR_OK;
-    return err_set(why, ERR_INVALID,
-                   "--%s=%s is reachable from other machines, and there are no keys and no encryption yet: whoever reaches it "
-                   "can use the model. Put a proxy in front, or say --insecure on a trusted network", option, address);
+    return err_set(
+        why, ERR_INVALID,
+        "--%s=%s is reachable from other machines, and there are no keys and no encryption yet: whoever reaches it "
+        "can use the model. Put a proxy in front, or say --insecure on a trusted network",
+        option, address);
 }
 
 static enum err_code check_node(struct coordinator *c, uint32_t i, struct err *why)
@@ -248,9 +262,11 @@ static enum err_code check_node(struct coordinator *c, uint32_t i, struct err *w
     if (rc != ERR_OK) return err_wrap(why, rc, "--nodes");
     if (port == 0) return err_set(why, ERR_INVALID, "--nodes: %s: port 0 is nobody's", text);
     if (!c->o->insecure && !options_is_loopback(host))
-        return err_set(why, ERR_INVALID,
-                       "--nodes: %s is another machine, and the link to it has no encryption yet: whoever is on the way can read "
-                       "and change what is computed. Say --insecure on a trusted network", text);
+        return err_set(
+            why, ERR_INVALID,
+            "--nodes: %s is another machine, and the link to it has no encryption yet: whoever is on the way can read "
+            "and change what is computed. Say --insecure on a trusted network",
+            text);
     c->targets[i] = options_address_text(host, port, c->node_text[i], ADDRESS_CAP);
     for (uint32_t j = 0; j < i; j++)
         if (strcmp(c->targets[i], c->targets[j]) == 0)
@@ -262,14 +278,18 @@ static enum err_code check_nodes(struct coordinator *c, struct err *why)
 {
     const struct coordinator_options *o = c->o;
     if (o->n_nodes > 0 && o->replicas > o->n_nodes)
-        return err_set(why, ERR_INVALID, "--replicas=%u is more than the %u nodes: copies of an expert live on different nodes",
-                       o->replicas, o->n_nodes);
+        return err_set(
+            why, ERR_INVALID,
+            "--replicas=%u is more than the %u nodes: copies of an expert live on different nodes",
+            o->replicas, o->n_nodes);
     c->node_text = mem_zalloc_array(o->n_nodes, sizeof *c->node_text);
     c->targets = mem_zalloc_array(o->n_nodes, sizeof *c->targets);
     c->told_usable = mem_zalloc_array(o->n_nodes, sizeof *c->told_usable);
-    if (c->node_text == NULL || c->targets == NULL || c->told_usable == NULL) return err_nomem(why, "node addresses");
+    if (c->node_text == NULL || c->targets == NULL || c->told_usable == NULL)
+        return err_nomem(why, "node addresses");
     enum err_code rc = ERR_OK;
-    for (uint32_t i = 0; i < o->n_nodes && rc == ERR_OK; i++) rc = check_node(c, i, why);
+    for (uint32_t i = 0; i < o->n_nodes && rc == ERR_OK; i++)
+        rc = check_node(c, i, why);
     return rc;
 }
 
@@ -283,7 +303,9 @@ static uint64_t neighbours_bytes(const struct coordinator *c, enum quantize quan
     for (uint32_t i = 0; i < c->o->n_nodes; i++) {
         char host[256];
         unsigned port;
-        if (options_address(c->targets[i], "", 0, host, &port, NULL) == ERR_OK && options_is_loopback(host)) here++;
+        if (options_address(c->targets[i], "", 0, host, &port, NULL) == ERR_OK &&
+            options_is_loopback(host))
+            here++;
     }
     return c->o->n_nodes > 0 ? all / c->o->n_nodes * here * c->o->replicas : 0;
 }
@@ -307,7 +329,8 @@ static void served_name(struct coordinator *c)
     char real[4096];
     const char *path = realpath(c->o->model, real) != NULL ? real : c->o->model;
     const char *slash = strrchr(path, '/');
-    snprintf(c->name, sizeof c->name, "%.255s", slash != NULL && slash[1] != '\0' ? slash + 1 : path);
+    snprintf(c->name, sizeof c->name, "%.255s",
+             slash != NULL && slash[1] != '\0' ? slash + 1 : path);
 }
 
 static enum err_code load(struct coordinator *c, struct err *why)
@@ -320,11 +343,16 @@ static enum err_code load(struct coordinator *c, struct err *why)
     if (rc == ERR_OK) rc = model_file_open(o->model, &c->file, why);
     if (rc != ERR_OK) return rc;
     if (strcmp(c->kernels->name, "ref") == 0 && o->cpu == NULL)
-        log_warn("coordinator", "msg=\"this CPU has no AVX2 and FMA: the portable kernels work, slowly\"");
+        log_warn("coordinator",
+                 "msg=\"this CPU has no AVX2 and FMA: the portable kernels work, slowly\"");
     served_name(c);
     model_file_digest(c->file, o->quantize, c->digest);
-    struct sizing_input in = {.file = c->file, .local_experts = o->n_nodes == 0, .ctx = o->ctx, .kv_bytes = o->kv_bytes,
-                              .chunk = o->chunk, .available_bytes = memory_available()};
+    struct sizing_input in = {.file = c->file,
+                              .local_experts = o->n_nodes == 0,
+                              .ctx = o->ctx,
+                              .kv_bytes = o->kv_bytes,
+                              .chunk = o->chunk,
+                              .available_bytes = memory_available()};
     quantize_find(o->quantize, &in.quantize);
     in.neighbours_bytes = neighbours_bytes(c, in.quantize);
     rc = sizing_decide(&in, &c->sizing, why);
@@ -333,7 +361,8 @@ static enum err_code load(struct coordinator *c, struct err *why)
     struct err chat_why;
     enum err_code chat = chat_template_open(o->model, &c->chat, &chat_why);
     if (chat != ERR_OK && chat != ERR_NOT_FOUND)
-        log_warn("coordinator", "msg=\"no chat: %s\"", chat_why.text); /* completions work without one */
+        log_warn("coordinator", "msg=\"no chat: %s\"",
+                 chat_why.text); /* completions work without one */
     rc = rpc_open(&c->rpc, why);
     if (rc == ERR_OK) rc = workers_open(o->threads, o->spin_us, &c->workers, why);
     if (rc == ERR_OK) rc = model_open(c->file, o->quantize, c->kernels, c->workers, &c->model, why);
@@ -347,41 +376,44 @@ static enum err_code open_drivers(struct coordinator *c, struct err *why)
     bool remote = o->n_nodes > 0;
     c->metrics = metrics_open();
     if (c->metrics == NULL) return err_nomem(why, "metrics");
-    struct engine_driver_cfg cfg = {.file = c->file,
-                                    .model = c->model,
-                                    .kernels = c->kernels,
-                                    .workers = c->workers,
-                                    .local = c->local,
-                                    .quantize = o->quantize,
-                                    .targets = c->targets,
-                                    .n_targets = o->n_nodes,
-                                    .replicas = o->replicas,
-                                    .placement_seed = o->placement_seed,
-                                    .ctx = c->sizing.ctx,
-                                    .chunk = o->chunk,
-                                    .n_kv_blocks = c->sizing.n_kv_blocks,
-                                    .max_waiting = o->queue,
-                                    .max_running = c->sizing.max_running,
-                                    .max_decode_rows = MAX_DECODE_ROWS,
-                                    /* Decoding reads weights: two half batches read more experts than a whole one, which costs more
+    struct engine_driver_cfg cfg = {
+        .file = c->file,
+        .model = c->model,
+        .kernels = c->kernels,
+        .workers = c->workers,
+        .local = c->local,
+        .quantize = o->quantize,
+        .targets = c->targets,
+        .n_targets = o->n_nodes,
+        .replicas = o->replicas,
+        .placement_seed = o->placement_seed,
+        .ctx = c->sizing.ctx,
+        .chunk = o->chunk,
+        .n_kv_blocks = c->sizing.n_kv_blocks,
+        .max_waiting = o->queue,
+        .max_running = c->sizing.max_running,
+        .max_decode_rows = MAX_DECODE_ROWS,
+        /* Decoding reads weights: two half batches read more experts than a whole one, which costs more
                                      * than overlapping attention with experts gains. Prompts compute, so they overlap. */
-                                    .decode_slots = 1,
-                                    .prefill_slots = remote ? 2 : 1,
-                                    .spin_us = o->spin_us,
-                                    .metrics = c->metrics,
-                                    .node_changed = on_node_changed,
-                                    .ready_changed = on_ready_changed,
-                                    .after_poll = after_poll,
-                                    .callback_ctx = c};
+        .decode_slots = 1,
+        .prefill_slots = remote ? 2 : 1,
+        .spin_us = o->spin_us,
+        .metrics = c->metrics,
+        .node_changed = on_node_changed,
+        .ready_changed = on_ready_changed,
+        .after_poll = after_poll,
+        .callback_ctx = c};
     enum err_code rc = engine_driver_open(&cfg, c->rpc, &c->engine, why);
-    if (rc == ERR_OK) rc = client_driver_open(&c->loop, engine_driver_wake, c->engine, &c->clients, why);
+    if (rc == ERR_OK)
+        rc = client_driver_open(&c->loop, engine_driver_wake, c->engine, &c->clients, why);
     return rc;
 }
 
 static uint64_t stored_bytes(const struct model_file *f)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < model_file_n_paths(f); i++) bytes += model_file_size(f, i);
+    for (uint32_t i = 0; i < model_file_n_paths(f); i++)
+        bytes += model_file_size(f, i);
     return bytes;
 }
 
@@ -400,7 +432,8 @@ static struct generation_model describe_model(const struct coordinator *c)
         .bytes = stored_bytes(c->file),
         .tokenizer = c->tokenizer,
         .chat_template = c->chat,
-        .default_temperature = hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
+        .default_temperature =
+            hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
         .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,
         .default_top_k = hp->do_sample ? hp->top_k_default : 0,
         .eos = hp->eos,

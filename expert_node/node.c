@@ -60,7 +60,8 @@ static bool grow(void **p, uint32_t *cap, uint32_t need, size_t each)
 {
     if (need <= *cap) return true;
     uint32_t cap2 = *cap ? *cap : 16;
-    while (cap2 < need) cap2 *= 2;
+    while (cap2 < need)
+        cap2 *= 2;
     size_t bytes;
     if (!size_mul(cap2, each, &bytes)) return false;
     void *q = mem_realloc(*p, bytes);
@@ -75,7 +76,8 @@ static bool reserve_actions(struct node *n, size_t more)
 {
     if (n->n_actions + more <= n->cap_actions) return true;
     size_t cap = n->cap_actions ? n->cap_actions : 32;
-    while (cap < n->n_actions + more) cap *= 2;
+    while (cap < n->n_actions + more)
+        cap *= 2;
     void *p = mem_realloc(n->actions, cap * sizeof *n->actions);
     if (p == NULL) return false;
     n->actions = p;
@@ -230,13 +232,15 @@ static void refuse_unheld(struct node *n, struct queue *q)
     }
 }
 
-static enum err_code on_assign(struct node *n, uint64_t stream, const uint8_t *held, struct err *why)
+static enum err_code on_assign(struct node *n, uint64_t stream, const uint8_t *held,
+                               struct err *why)
 {
     size_t unloads = 0;
     for (uint32_t l = 0; l < n->cfg.n_layers; l++)
         for (uint32_t e = 0; e < n->cfg.n_experts; e++)
             if (bit(n, n->held, l, e) && !bit(n, held, l, e)) unloads++;
-    if (!reserve_actions(n, unloads + n->decode.n + n->bulk.n + 2)) return err_nomem(why, "assignment");
+    if (!reserve_actions(n, unloads + n->decode.n + n->bulk.n + 2))
+        return err_nomem(why, "assignment");
     for (uint32_t l = 0; l < n->cfg.n_layers; l++) {
         for (uint32_t e = 0; e < n->cfg.n_experts; e++) {
             /* The batch under way may still use an expert: what it computes with is unloaded with the next assignment. */
@@ -306,8 +310,8 @@ static void build_tasks(struct node *n)
             }
         }
         if (entry == first) continue;
-        li->tasks[n_tasks++] =
-            (struct node_task){e, entry - first, li->row + first, li->request + first, li->result + first};
+        li->tasks[n_tasks++] = (struct node_task){e, entry - first, li->row + first,
+                                                  li->request + first, li->result + first};
     }
     b->n_tasks = n_tasks;
     b->requests = li->requests;
@@ -340,7 +344,8 @@ static void begin_batch(struct node *n, uint64_t now_us)
     if (n->computing || q->first == NULL) return;
     uint32_t layer = q->first->layer, requests = 0, entries = 0;
     for (struct node_request *r = q->first; r != NULL; r = r->next) {
-        if (r->layer != layer || (requests > 0 && entries + r->n_results > n->cfg.max_batch_rows)) continue;
+        if (r->layer != layer || (requests > 0 && entries + r->n_results > n->cfg.max_batch_rows))
+            continue;
         requests++;
         entries += r->n_results;
     }
@@ -359,7 +364,8 @@ static void begin_batch(struct node *n, uint64_t now_us)
     }
     n->batch = (struct node_batch){.layer = layer, .n_requests = taken};
     build_tasks(n);
-    for (uint32_t i = 0; i < taken; i++) n->lists.requests[i]->begun_us = now_us;
+    for (uint32_t i = 0; i < taken; i++)
+        n->lists.requests[i]->begun_us = now_us;
     n->computing = true;
     act(n, NODE_ACT_COMPUTE)->batch = &n->batch;
 }
@@ -372,8 +378,8 @@ static void on_request(struct node *n, struct node_request *r)
     }
     int64_t missing = first_unheld(n, r);
     if (missing >= 0) {
-        snprintf(n->text, sizeof n->text, "expert %lld of layer %u is not held by this node", (long long)missing,
-                 r->layer);
+        snprintf(n->text, sizeof n->text, "expert %lld of layer %u is not held by this node",
+                 (long long)missing, r->layer);
         refuse(n, r, ERR_NOT_FOUND, n->text);
         return;
     }
@@ -403,15 +409,19 @@ static void on_computed(struct node *n, bool ok, const struct err *failed)
     n->computing = false;
     n->stats.steps += n->batch.n_requests;
     n->stats.multiplications += n->batch.n_tasks;
-    for (uint32_t t = 0; t < n->batch.n_tasks; t++) n->stats.rows += n->batch.tasks[t].m;
+    for (uint32_t t = 0; t < n->batch.n_tasks; t++)
+        n->stats.rows += n->batch.tasks[t].m;
     if (!ok) snprintf(n->text, sizeof n->text, "%.*s", (int)sizeof n->text - 1, failed->text);
     for (uint32_t i = 0; i < n->batch.n_requests; i++) {
-        if (ok) act(n, NODE_ACT_REPLY)->request = n->batch.requests[i];
-        else refuse(n, n->batch.requests[i], failed->code, n->text);
+        if (ok)
+            act(n, NODE_ACT_REPLY)->request = n->batch.requests[i];
+        else
+            refuse(n, n->batch.requests[i], failed->code, n->text);
     }
 }
 
-enum err_code node_step(struct node *n, const struct node_event *ev, struct node_actions *todo, struct err *why)
+enum err_code node_step(struct node *n, const struct node_event *ev, struct node_actions *todo,
+                        struct err *why)
 {
     enum err_code rc = ERR_OK;
     n->n_actions = 0;

@@ -16,9 +16,10 @@ struct node;
 
 struct node_cfg {
     uint32_t n_layers, n_experts;
-    const bool *is_moe;       /* [n_layers], copied */
-    uint32_t max_batch_rows;  /* result rows computed in one go; at least one request is always taken */
-    uint32_t max_queued;      /* requests, then EXHAUSTED for that step */
+    const bool *is_moe; /* [n_layers], copied */
+    uint32_t
+        max_batch_rows;  /* result rows computed in one go; at least one request is always taken */
+    uint32_t max_queued; /* requests, then EXHAUSTED for that step */
 };
 
 /* One step as it came in. The caller owns it from before NODE_STEP until a REPLY, REFUSE or DISCARD action names it. */
@@ -26,14 +27,14 @@ struct node_request {
     uint64_t stream, step;
     uint32_t layer;
     bool bulk;
-    uint32_t n_rows;             /* input rows */
+    uint32_t n_rows; /* input rows */
     uint32_t n_experts;
     const uint32_t *experts;     /* ascending */
     const uint32_t *expert_rows; /* [n_experts] */
     const uint32_t *row_index;   /* [sum of expert_rows] into n_rows */
     uint32_t n_results;          /* sum of expert_rows */
     uint64_t arrived_us, begun_us;
-    struct node_request *next;   /* the core's */
+    struct node_request *next; /* the core's */
 };
 
 /* Rows of one expert in a batch: result i is request `request[i]`, result row `result[i]`, input row `row[i]` of all the
@@ -105,13 +106,14 @@ enum err_code node_open(const struct node_cfg *cfg, struct node **out, struct er
 void node_close(struct node *n); /* no request may be inside: close the streams first */
 
 /* EXHAUSTED when memory is short: the event (STEP or ASSIGN; CLOSED before there was any step) was not taken. */
-enum err_code node_step(struct node *n, const struct node_event *ev, struct node_actions *todo, struct err *why);
+enum err_code node_step(struct node *n, const struct node_event *ev, struct node_actions *todo,
+                        struct err *why);
 
 bool node_holds(const struct node *n, uint32_t layer, uint32_t expert);
 const uint8_t *node_held(const struct node *n); /* bitmap [n_layers][(n_experts + 7) / 8] */
 size_t node_bitmap_row(const struct node *n);   /* (n_experts + 7) / 8 */
-bool node_busy(const struct node *n);           /* a batch or a load is under way, or something waits */
-bool node_has_steps(const struct node *n);      /* a batch is under way, or steps wait */
+bool node_busy(const struct node *n);      /* a batch or a load is under way, or something waits */
+bool node_has_steps(const struct node *n); /* a batch is under way, or steps wait */
 
 struct node_stats {
     uint64_t steps, rows, multiplications, refused;

@@ -14,15 +14,18 @@
 #include "common/sys/memory.h"
 #include "expert_node/node.h"
 
-#define IDLE_WAIT_US    200000u
-#define MAX_BATCH_ROWS  4096u
-#define MAX_QUEUED      4096u
-#define MAX_QUEUED_BYTES (512u << 20) /* rows of steps that wait; a coordinator keeps far less under way */
-#define MAX_UNSENT      1024u /* answers that a peer does not read, then its stream is ended */
-#define MAX_PING_BYTES  (1u << 20)
-#define DRAIN_GRACE_MS  3000u
-#define REFUSED_AGAIN_US 60000000u /* the same refusal is logged once a minute: a coordinator comes back every 2 s */
-#define MEMORY_MARGIN   (64u << 20) /* left free beside the experts: scratch, network, the rest of the process */
+#define IDLE_WAIT_US   200000u
+#define MAX_BATCH_ROWS 4096u
+#define MAX_QUEUED     4096u
+#define MAX_QUEUED_BYTES                                                                           \
+    (512u << 20)             /* rows of steps that wait; a coordinator keeps far less under way */
+#define MAX_UNSENT     1024u /* answers that a peer does not read, then its stream is ended */
+#define MAX_PING_BYTES (1u << 20)
+#define DRAIN_GRACE_MS 3000u
+#define REFUSED_AGAIN_US                                                                           \
+    60000000u /* the same refusal is logged once a minute: a coordinator comes back every 2 s */
+#define MEMORY_MARGIN                                                                              \
+    (64u << 20) /* left free beside the experts: scratch, network, the rest of the process */
 
 struct stream {
     struct stream *next;
@@ -85,8 +88,12 @@ static void send_reply(struct stream *st, const struct expert_reply *r, void *te
     struct err why;
     if (frame_encode_reply(r, &header, &why) == ERR_OK) {
         struct rpc_part part = {tensor, bytes};
-        struct rpc_out out = {header.data, header.len, bytes > 0 ? &part : NULL, bytes > 0 ? 1 : 0,
-                              bytes > 0 ? mem_free : NULL, tensor};
+        struct rpc_out out = {header.data,
+                              header.len,
+                              bytes > 0 ? &part : NULL,
+                              bytes > 0 ? 1 : 0,
+                              bytes > 0 ? mem_free : NULL,
+                              tensor};
         (void)rpc_call_send(st->call, &out); /* false: the coordinator is gone, nobody waits */
         if (bytes == 0) mem_free(tensor);
     } else {
@@ -99,14 +106,16 @@ static void send_reply(struct stream *st, const struct expert_reply *r, void *te
 
 static void send_error(struct stream *st, uint64_t step, enum err_code code, const char *text)
 {
-    struct expert_reply r = {.kind = EXPERT_REPLY_ERROR, .step = step, .error = code, .error_text = text};
+    struct expert_reply r = {
+        .kind = EXPERT_REPLY_ERROR, .step = step, .error = code, .error_text = text};
     send_reply(st, &r, NULL, 0);
 }
 
 static struct expert_hello hello(struct service *s)
 {
     for (uint32_t l = 0; l < s->hp->n_layers; l++)
-        s->held_maps[l] = (struct frame_bitmap){node_held(s->node) + l * node_bitmap_row(s->node), node_bitmap_row(s->node)};
+        s->held_maps[l] = (struct frame_bitmap){node_held(s->node) + l * node_bitmap_row(s->node),
+                                                node_bitmap_row(s->node)};
     return (struct expert_hello){.protocol = FRAME_PROTOCOL,
                                  .model_digest = s->digest,
                                  .numerics = NUMERICS_VERSION,
@@ -122,10 +131,12 @@ static struct expert_hello hello(struct service *s)
                                  .pinned = s->cfg.pinned != NULL};
 }
 
-static void send_holdings(struct service *s, struct stream *st, enum err_code code, const char *text)
+static void send_holdings(struct service *s, struct stream *st, enum err_code code,
+                          const char *text)
 {
     struct expert_hello h = hello(s);
-    struct expert_reply r = {.kind = EXPERT_REPLY_HOLDINGS, .hello = &h, .error = code, .error_text = text};
+    struct expert_reply r = {
+        .kind = EXPERT_REPLY_HOLDINGS, .hello = &h, .error = code, .error_text = text};
     send_reply(st, &r, NULL, 0);
 }
 
@@ -204,9 +215,11 @@ static void step(struct service *s, struct node_event *ev)
         case NODE_ACT_HOLDINGS: {
             char text[32];
             st = find_stream(s, a->stream);
-            if (a->code != ERR_OK) log_error("node", "msg=\"%s\"", a->text);
+            if (a->code != ERR_OK)
+                log_error("node", "msg=\"%s\"", a->text);
             else
-                log_info("node", "experts=%u bytes=\"%s\" msg=\"holds what it was assigned\"", expert_store_count(s->store),
+                log_info("node", "experts=%u bytes=\"%s\" msg=\"holds what it was assigned\"",
+                         expert_store_count(s->store),
                          memory_text(expert_store_bytes(s->store), text));
             if (st != NULL) send_holdings(s, st, a->code, a->code != ERR_OK ? a->text : "");
             break;
@@ -227,19 +240,24 @@ static bool grow(void **p, size_t *cap, size_t need)
 }
 
 /* All rows of the batch one behind the other: data of all, then scales of all. */
-static enum err_code gather(struct service *s, const struct node_batch *b, struct rows *in, struct err *why)
+static enum err_code gather(struct service *s, const struct node_batch *b, struct rows *in,
+                            struct err *why)
 {
     enum row_format f = expert_store_rows(s->store);
     size_t data = row_data_bytes(f, s->hp->hidden), scales = row_scale_bytes(f, s->hp->hidden);
     size_t data_all = (data * b->n_rows + 63) / 64 * 64;
-    if (!grow((void **)&s->in, &s->cap_in, data_all + scales * b->n_rows + 64)) return err_nomem(why, "a batch");
+    if (!grow((void **)&s->in, &s->cap_in, data_all + scales * b->n_rows + 64))
+        return err_nomem(why, "a batch");
     for (uint32_t i = 0; i < b->n_requests; i++) {
         struct item *it = (struct item *)b->requests[i];
         size_t n = it->request.n_rows, base = b->row_base[i];
         rpc_message_tensor_copy(it->message, 0, s->in + base * data, n * data);
-        if (scales > 0) rpc_message_tensor_copy(it->message, n * data, s->in + data_all + base * scales, n * scales);
+        if (scales > 0)
+            rpc_message_tensor_copy(it->message, n * data, s->in + data_all + base * scales,
+                                    n * scales);
     }
-    *in = (struct rows){f, b->n_rows, s->hp->hidden, s->in, scales > 0 ? (float *)(void *)(s->in + data_all) : NULL};
+    *in = (struct rows){f, b->n_rows, s->hp->hidden, s->in,
+                        scales > 0 ? (float *)(void *)(s->in + data_all) : NULL};
     return ERR_OK;
 }
 
@@ -248,14 +266,16 @@ static enum err_code compute(struct service *s, const struct node_batch *b, stru
     struct rows in;
     enum err_code rc = gather(s, b, &in, why);
     if (rc != ERR_OK) return rc;
-    size_t entries = 0, row_bytes = (size_t)s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
+    size_t entries = 0,
+           row_bytes = (size_t)s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
     for (uint32_t i = 0; i < b->n_requests; i++) {
         struct item *it = (struct item *)b->requests[i];
         entries += it->request.n_results;
         it->results = mem_aligned(64, it->request.n_results * row_bytes);
         if (it->results == NULL) return err_nomem(why, "results");
     }
-    if (!grow((void **)&s->out, &s->cap_out, entries * sizeof *s->out)) return err_nomem(why, "a batch");
+    if (!grow((void **)&s->out, &s->cap_out, entries * sizeof *s->out))
+        return err_nomem(why, "a batch");
     size_t at = 0;
     for (uint32_t t = 0; t < b->n_tasks; t++) {
         const struct node_task *task = &b->tasks[t];
@@ -275,7 +295,8 @@ static void run_batch(struct service *s)
     struct err why;
     uint64_t began = clock_now_us();
     enum err_code rc = compute(s, b, &why);
-    while (clock_now_us() - began < s->cfg.slow_us) rpc_poll(s->cfg.rpc, 100);
+    while (clock_now_us() - began < s->cfg.slow_us)
+        rpc_poll(s->cfg.rpc, 100);
     struct node_event done = {.kind = NODE_COMPUTED, .done = {rc == ERR_OK, &why}};
     step(s, &done);
 }
@@ -284,7 +305,8 @@ static void run_load(struct service *s)
 {
     s->load_waits = false;
     struct err why;
-    enum err_code rc = expert_store_load(s->store, s->load_layer, s->load_expert, s->cfg.workers, &why);
+    enum err_code rc =
+        expert_store_load(s->store, s->load_layer, s->load_expert, s->cfg.workers, &why);
     struct node_event done = {.kind = NODE_LOADED, .done = {rc == ERR_OK, &why}};
     step(s, &done);
 }
@@ -299,7 +321,8 @@ static void on_hello(struct stream *st, const struct expert_hello *theirs)
     if (frame_hello_check(&ours, theirs, &why) != ERR_OK) {
         uint64_t now = clock_now_us();
         if (strcmp(s->refused, why.text) != 0 || now - s->refused_us >= REFUSED_AGAIN_US) {
-            log_error("node", "peer=%s coordinator=\"%s\" msg=\"refused: %s\"", rpc_call_peer(st->call), theirs->id, why.text);
+            log_error("node", "peer=%s coordinator=\"%s\" msg=\"refused: %s\"",
+                      rpc_call_peer(st->call), theirs->id, why.text);
             memcpy(s->refused, why.text, sizeof s->refused);
             s->refused_us = now;
         }
@@ -320,8 +343,9 @@ static void on_assign(struct stream *st, const struct expert_request *q)
     char need_text[32], have_text[32];
     if (s->cfg.pinned != NULL || q->n_layers != s->hp->n_layers) {
         send_holdings(s, st, ERR_INVALID,
-                      s->cfg.pinned != NULL ? "this node was started with --experts and takes no assignment"
-                                            : "the assignment is for another number of layers");
+                      s->cfg.pinned != NULL
+                          ? "this node was started with --experts and takes no assignment"
+                          : "the assignment is for another number of layers");
         return;
     }
     uint8_t *held = mem_zalloc(row * s->hp->n_layers);
@@ -339,8 +363,10 @@ static void on_assign(struct stream *st, const struct expert_request *q)
     uint64_t need = missing * expert_store_bytes_each(s->store), have = memory_available();
     if (missing > 0 && need + MEMORY_MARGIN > have) {
         char text[256];
-        snprintf(text, sizeof text, "%llu more experts need %s, and %s are available; use more nodes or --quantize",
-                 (unsigned long long)missing, memory_text(need + MEMORY_MARGIN, need_text), memory_text(have, have_text));
+        snprintf(text, sizeof text,
+                 "%llu more experts need %s, and %s are available; use more nodes or --quantize",
+                 (unsigned long long)missing, memory_text(need + MEMORY_MARGIN, need_text),
+                 memory_text(have, have_text));
         log_error("node", "msg=\"%s\"", text);
         send_holdings(s, st, ERR_EXHAUSTED, text);
     } else {
@@ -351,40 +377,49 @@ static void on_assign(struct stream *st, const struct expert_request *q)
 }
 
 /* What only the model can tell: the width and format of the rows, the number of experts. */
-static enum err_code check_step(const struct service *s, const struct expert_request *q, size_t tensor_bytes, struct err *why)
+static enum err_code check_step(const struct service *s, const struct expert_request *q,
+                                size_t tensor_bytes, struct err *why)
 {
     enum row_format f = expert_store_rows(s->store);
     size_t want = q->rows * (row_data_bytes(f, s->hp->hidden) + row_scale_bytes(f, s->hp->hidden));
     size_t back = (size_t)q->n_index * s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
     if ((int)q->format != (int)f)
-        return err_set(why, ERR_INVALID, "rows come in format %d, this model's experts take %d", (int)q->format, (int)f);
+        return err_set(why, ERR_INVALID, "rows come in format %d, this model's experts take %d",
+                       (int)q->format, (int)f);
     if (tensor_bytes != want)
-        return err_set(why, ERR_INVALID, "%u rows of this model are %zu bytes, the tensor has %zu", q->rows, want, tensor_bytes);
+        return err_set(why, ERR_INVALID, "%u rows of this model are %zu bytes, the tensor has %zu",
+                       q->rows, want, tensor_bytes);
     if (q->experts[q->n_experts - 1] >= s->hp->n_experts)
-        return err_set(why, ERR_INVALID, "expert %u: the model has %u", q->experts[q->n_experts - 1], s->hp->n_experts);
+        return err_set(why, ERR_INVALID, "expert %u: the model has %u",
+                       q->experts[q->n_experts - 1], s->hp->n_experts);
     if (back > LIMIT_FRAME_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "%u results of this model are %zu bytes, an answer has at most %u", q->n_index, back,
-                       LIMIT_FRAME_BYTES);
+        return err_set(why, ERR_TOO_LARGE,
+                       "%u results of this model are %zu bytes, an answer has at most %u",
+                       q->n_index, back, LIMIT_FRAME_BYTES);
     if (s->queued_bytes + tensor_bytes > MAX_QUEUED_BYTES)
-        return err_set(why, ERR_EXHAUSTED, "%zu bytes of rows wait here already, %u is the limit", s->queued_bytes,
-                       MAX_QUEUED_BYTES);
+        return err_set(why, ERR_EXHAUSTED, "%zu bytes of rows wait here already, %u is the limit",
+                       s->queued_bytes, MAX_QUEUED_BYTES);
     return ERR_OK;
 }
 
 /* Quantised rows are in -127..127. With -128 the kernels' results would depend on the instruction set. */
-static enum err_code check_rows(const struct service *s, const struct expert_request *q, const struct rpc_message *m,
-                                struct err *why)
+static enum err_code check_rows(const struct service *s, const struct expert_request *q,
+                                const struct rpc_message *m, struct err *why)
 {
     if (expert_store_rows(s->store) != ROW_Q8) return ERR_OK;
     int8_t part[4096];
-    for (size_t at = 0, all = q->rows * row_data_bytes(ROW_Q8, s->hp->hidden), n; at < all; at += n) {
+    for (size_t at = 0, all = q->rows * row_data_bytes(ROW_Q8, s->hp->hidden), n; at < all;
+         at += n) {
         n = all - at < sizeof part ? all - at : sizeof part;
         rpc_message_tensor_copy(m, at, part, n);
         unsigned bad = 0;
-        for (size_t i = 0; i < n; i++) bad |= part[i] == -128;
+        for (size_t i = 0; i < n; i++)
+            bad |= part[i] == -128;
         for (size_t i = 0; bad && i < n; i++)
             if (part[i] == -128)
-                return err_set(why, ERR_INVALID, "row %zu has the value -128; quantised rows are in -127..127", (at + i) / s->hp->hidden);
+                return err_set(why, ERR_INVALID,
+                               "row %zu has the value -128; quantised rows are in -127..127",
+                               (at + i) / s->hp->hidden);
     }
     return ERR_OK;
 }
@@ -448,7 +483,8 @@ static void on_message(void *call_ctx, struct rpc_call *c, struct rpc_message *m
     if (rc == ERR_OK && !st->agreed && q->kind != EXPERT_REQUEST_HELLO)
         rc = err_set(&why, ERR_MISMATCH, "the first message of a stream is a hello");
     if (rc == ERR_OK && rpc_call_unsent(c) > MAX_UNSENT)
-        rc = err_set(&why, ERR_EXHAUSTED, "%zu answers were not read, %u is the limit", rpc_call_unsent(c), MAX_UNSENT);
+        rc = err_set(&why, ERR_EXHAUSTED, "%zu answers were not read, %u is the limit",
+                     rpc_call_unsent(c), MAX_UNSENT);
     if (rc != ERR_OK) {
         log_warn("node", "peer=%s msg=\"stream ended: %s\"", rpc_call_peer(c), why.text);
         rpc_call_finish(c, err_grpc_status(rc), why.text);
@@ -544,21 +580,26 @@ static void describe_done(void *call_ctx, bool cancelled)
 static enum err_code load_pinned(struct service *s, struct err *why)
 {
     const struct expert_set *p = s->cfg.pinned;
-    uint64_t need = (uint64_t)expert_set_count(p) * expert_store_bytes_each(s->store) + MEMORY_MARGIN;
+    uint64_t need =
+        (uint64_t)expert_set_count(p) * expert_store_bytes_each(s->store) + MEMORY_MARGIN;
     uint64_t have = memory_available();
     char need_text[32], have_text[32];
     if (need > have)
-        return err_set(why, ERR_EXHAUSTED, "%u experts need %s, and %s are available; give this node fewer with --experts, or use --quantize",
-                       expert_set_count(p), memory_text(need, need_text), memory_text(have, have_text));
+        return err_set(
+            why, ERR_EXHAUSTED,
+            "%u experts need %s, and %s are available; give this node fewer with --experts, or use --quantize",
+            expert_set_count(p), memory_text(need, need_text), memory_text(have, have_text));
     uint8_t *held = mem_zalloc(node_bitmap_row(s->node) * s->hp->n_layers);
     if (held == NULL) return err_nomem(why, "experts");
     for (uint32_t l = 0; l < s->hp->n_layers; l++)
         for (uint32_t e = 0; e < s->hp->n_experts; e++)
-            if (expert_set_has(p, l, e)) held[l * node_bitmap_row(s->node) + e / 8] |= (uint8_t)(1u << (e % 8));
+            if (expert_set_has(p, l, e))
+                held[l * node_bitmap_row(s->node) + e / 8] |= (uint8_t)(1u << (e % 8));
     struct node_event ev = {.kind = NODE_ASSIGN, .assign = {0, held}};
     step(s, &ev);
     mem_free(held);
-    while (s->load_waits) run_load(s);
+    while (s->load_waits)
+        run_load(s);
     if (expert_store_count(s->store) != expert_set_count(p))
         return err_set(why, ERR_CORRUPT, "%u of %u experts could be loaded; the log above says why",
                        expert_store_count(s->store), expert_set_count(p));
@@ -578,18 +619,24 @@ enum err_code service_open(const struct service_cfg *cfg, struct service **out, 
     s->hp = model_file_hparams(cfg->file);
     s->incarnation = clock_now_ns();
     model_file_digest(cfg->file, cfg->quantize, s->digest);
-    struct node_cfg nc = {s->hp->n_layers, s->hp->n_experts, s->hp->is_moe, MAX_BATCH_ROWS, MAX_QUEUED};
+    struct node_cfg nc = {s->hp->n_layers, s->hp->n_experts, s->hp->is_moe, MAX_BATCH_ROWS,
+                          MAX_QUEUED};
     enum err_code rc = node_open(&nc, &s->node, why);
-    if (rc == ERR_OK) rc = expert_store_open(cfg->file, cfg->quantize, cfg->kernels, &s->store, why);
+    if (rc == ERR_OK)
+        rc = expert_store_open(cfg->file, cfg->quantize, cfg->kernels, &s->store, why);
     s->held_maps = mem_zalloc_array(s->hp->n_layers, sizeof *s->held_maps);
     s->tasks = mem_zalloc_array(s->hp->n_experts + 1, sizeof *s->tasks);
     s->health = rpc_health_open();
-    if (rc == ERR_OK && (s->held_maps == NULL || s->tasks == NULL || s->health == NULL)) rc = err_nomem(why, "expert node");
+    if (rc == ERR_OK && (s->held_maps == NULL || s->tasks == NULL || s->health == NULL))
+        rc = err_nomem(why, "expert node");
     if (rc == ERR_OK && cfg->pinned != NULL) rc = load_pinned(s, why);
     if (rc == ERR_OK) {
         struct rpc_method methods[4] = {
             {"/moesaic.v1.ExpertService/Stream", on_call, {on_message, on_half_close, on_done}, s},
-            {"/moesaic.v1.ExpertService/Describe", describe_call, {describe_message, NULL, describe_done}, s}};
+            {"/moesaic.v1.ExpertService/Describe",
+             describe_call,
+             {describe_message, NULL, describe_done},
+             s}};
         rpc_health_methods(s->health, methods + 2);
         rc = rpc_server_open(cfg->rpc, cfg->listen, methods, 4, &s->server, why);
     }
@@ -635,9 +682,12 @@ void service_run(struct service *s)
     for (;;) {
         if (atomic_load(&s->stop) && !s->draining) begin_drain(s);
         /* A batch before a load: loading is the patient part. */
-        if (s->batch != NULL) run_batch(s);
-        else if (s->load_waits && !s->draining) run_load(s);
-        else if (s->draining && !node_has_steps(s->node)) return;
+        if (s->batch != NULL)
+            run_batch(s);
+        else if (s->load_waits && !s->draining)
+            run_load(s);
+        else if (s->draining && !node_has_steps(s->node))
+            return;
         bool busy = s->batch != NULL || (s->load_waits && !s->draining);
         rpc_poll(s->cfg.rpc, busy ? 0 : IDLE_WAIT_US);
     }
@@ -654,13 +704,15 @@ void service_close(struct service *s)
     if (s == NULL) return;
     workers_set_pump(s->cfg.workers, NULL, NULL);
     s->draining = true;
-    for (struct stream *st = s->streams; st != NULL; st = st->next) /* else they would last for the whole grace */
+    for (struct stream *st = s->streams; st != NULL;
+         st = st->next) /* else they would last for the whole grace */
         rpc_call_finish(st->call, err_grpc_status(ERR_UNAVAILABLE), "the node is ending");
     if (s->health != NULL) rpc_health_finish(s->health);
     if (s->server != NULL) rpc_server_close(s->server, DRAIN_GRACE_MS);
     assert(s->streams == NULL);
     /* A step that came in while the port was being closed: its stream is gone. */
-    for (uint32_t i = 0; s->batch != NULL && i < s->batch->n_requests; i++) free_item(s, (struct item *)s->batch->requests[i]);
+    for (uint32_t i = 0; s->batch != NULL && i < s->batch->n_requests; i++)
+        free_item(s, (struct item *)s->batch->requests[i]);
     rpc_health_close(s->health);
     node_close(s->node);
     expert_store_close(s->store);

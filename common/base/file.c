@@ -10,7 +10,8 @@
 #include "common/base/buf.h"
 #include "common/base/mem.h"
 
-enum err_code file_read(const char *path, size_t max_bytes, char **out, size_t *len, struct err *why)
+enum err_code file_read(const char *path, size_t max_bytes, char **out, size_t *len,
+                        struct err *why)
 {
     enum err_code rc = ERR_OK;
     struct buf b = {0};
@@ -25,8 +26,8 @@ enum err_code file_read(const char *path, size_t max_bytes, char **out, size_t *
         goto out;
     }
     if ((uint64_t)st.st_size > max_bytes) {
-        rc = err_set(why, ERR_TOO_LARGE, "%s: %lld bytes, the limit is %zu", path, (long long)st.st_size,
-                     max_bytes);
+        rc = err_set(why, ERR_TOO_LARGE, "%s: %lld bytes, the limit is %zu", path,
+                     (long long)st.st_size, max_bytes);
         goto out;
     }
     char chunk[1 << 16];
@@ -56,7 +57,8 @@ enum err_code file_replace(const char *path, const char *bytes, size_t n, struct
 {
     char tmp[4096];
     int len = snprintf(tmp, sizeof tmp, "%s.tmp.%d", path, (int)getpid());
-    if (len < 0 || (size_t)len >= sizeof tmp) return err_set(why, ERR_INVALID, "%s: path too long", path);
+    if (len < 0 || (size_t)len >= sizeof tmp)
+        return err_set(why, ERR_INVALID, "%s: path too long", path);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) return err_set(why, ERR_IO, "%s: %s", tmp, strerror(errno));
     bool ok = true;

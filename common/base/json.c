@@ -15,8 +15,10 @@ static bool depth_within(const char *s, size_t n, unsigned max_depth)
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
         if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
@@ -36,10 +38,12 @@ static void widen_integers(const char *s, size_t n, struct buf *out)
     for (size_t i = 0; i < n;) {
         size_t start = i;
         if (!in_string && s[i] >= '0' && s[i] <= '9') {
-            while (i < n && s[i] >= '0' && s[i] <= '9') i++;
+            while (i < n && s[i] >= '0' && s[i] <= '9')
+                i++;
             bool real = i < n && (s[i] == '.' || s[i] == 'e' || s[i] == 'E');
             bool part = start > 0 && strchr(".eE+", s[start - 1]) != NULL;
-            if (start > 1 && s[start - 1] == '-' && (s[start - 2] == 'e' || s[start - 2] == 'E')) part = true;
+            if (start > 1 && s[start - 1] == '-' && (s[start - 2] == 'e' || s[start - 2] == 'E'))
+                part = true;
             buf_append(out, s + start, i - start);
             if (i - start >= 19 && !real && !part) buf_puts(out, "e0");
             continue;
@@ -50,7 +54,8 @@ static void widen_integers(const char *s, size_t n, struct buf *out)
     }
 }
 
-enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out, struct err *why)
+enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out,
+                         struct err *why)
 {
     if (!depth_within(text, n, max_depth))
         return err_set(why, ERR_INVALID, "JSON is nested deeper than %u levels", max_depth);
@@ -67,7 +72,8 @@ enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t 
     }
     if (v == NULL) {
         if (json_error_code(&e) == json_error_out_of_memory) return err_nomem(why, "JSON");
-        return err_set(why, ERR_INVALID, "not valid JSON: line %d column %d: %s", e.line, e.column, e.text);
+        return err_set(why, ERR_INVALID, "not valid JSON: line %d column %d: %s", e.line, e.column,
+                       e.text);
     }
     *out = v;
     return ERR_OK;

@@ -11,7 +11,8 @@
 /* Parse n bytes (need not be 0-terminated; may hold \u0000 in strings; duplicate keys are refused).
  * an integer beyond 64 bits becomes a real. max_depth counts nested arrays and objects. Gives a new reference. INVALID on any fault, with line,
  * column and reason; EXHAUSTED when memory is short. */
-enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out, struct err *why);
+enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out,
+                         struct err *why);
 
 /* Read a whole file of at most max_bytes and parse it. CORRUPT if malformed, NOT_FOUND if absent, IO. */
 enum err_code json_parse_file(const char *path, size_t max_bytes, unsigned max_depth, json_t **out,

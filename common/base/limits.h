@@ -3,15 +3,16 @@
 #define MOESAIC_BASE_LIMITS_H
 
 /* Model files */
-#define LIMIT_SAFETENSORS_HEADER_BYTES (64u << 20) /* DeepSeek-V3's largest shard header is 150 KiB; room for one-file models */
+#define LIMIT_SAFETENSORS_HEADER_BYTES                                                             \
+    (64u << 20) /* DeepSeek-V3's largest shard header is 150 KiB; room for one-file models */
 #define LIMIT_CONFIG_JSON_BYTES        (1u << 20)
 #define LIMIT_INDEX_JSON_BYTES         (64u << 20) /* DeepSeek-V3's index: 9 MiB */
 #define LIMIT_TOKENIZER_JSON_BYTES     (128u << 20)
 #define LIMIT_TOKENIZER_REGEX_BYTES    (64u << 10) /* DeepSeek's longest: 1 KiB */
-#define LIMIT_TOKENIZER_REGEX_STEPS    10000000u /* backtracks in one match */
+#define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match */
 #define LIMIT_TOKENIZER_REGEX_HEAP_KIB (64u << 10)
 #define LIMIT_ADDED_TOKEN_BYTES        4096u
-#define LIMIT_TOKENIZER_OPS            64u /* steps in one of a tokenizer's chains */
+#define LIMIT_TOKENIZER_OPS            64u        /* steps in one of a tokenizer's chains */
 #define LIMIT_ENCODE_BYTES             (1u << 30) /* one text; positions are 32 bits wide */
 #define LIMIT_FILE_JSON_DEPTH          64u
 #define LIMIT_SHARDS                   4096u
@@ -26,30 +27,30 @@
 #define LIMIT_CONTEXT                  (16u << 20) /* tokens */
 
 /* HTTP (reference: operations, defaults) */
-#define LIMIT_HTTP_HEAD_BYTES       (32u << 10)
-#define LIMIT_HTTP_URL_BYTES        (8u << 10)
-#define LIMIT_HTTP_HEADERS          64u
-#define LIMIT_HTTP_BODY_BYTES       (8u << 20)
-#define LIMIT_HTTP_BODIES_BYTES     (256u << 20) /* all request bodies under way together */
-#define LIMIT_HTTP_CONNECTIONS      1024u
-#define LIMIT_HTTP_CONNECTIONS_IP   512u /* from one address; loopback is not limited */
-#define LIMIT_HTTP_HEAD_MS          10000u
-#define LIMIT_HTTP_BODY_MS          30000u
-#define LIMIT_HTTP_IDLE_MS          60000u
-#define LIMIT_HTTP_STALLED_MS       30000u
-#define LIMIT_HTTP_PIPELINED_BYTES  (80u << 10)
-#define LIMIT_HTTP_UNSENT_MARK      (64u << 10) /* above it a stream takes no more tokens */
-#define LIMIT_JSON_DEPTH            64u
-#define LIMIT_GRPC_CALLS            1024u /* open Generate calls */
+#define LIMIT_HTTP_HEAD_BYTES      (32u << 10)
+#define LIMIT_HTTP_URL_BYTES       (8u << 10)
+#define LIMIT_HTTP_HEADERS         64u
+#define LIMIT_HTTP_BODY_BYTES      (8u << 20)
+#define LIMIT_HTTP_BODIES_BYTES    (256u << 20) /* all request bodies under way together */
+#define LIMIT_HTTP_CONNECTIONS     1024u
+#define LIMIT_HTTP_CONNECTIONS_IP  512u /* from one address; loopback is not limited */
+#define LIMIT_HTTP_HEAD_MS         10000u
+#define LIMIT_HTTP_BODY_MS         30000u
+#define LIMIT_HTTP_IDLE_MS         60000u
+#define LIMIT_HTTP_STALLED_MS      30000u
+#define LIMIT_HTTP_PIPELINED_BYTES (80u << 10)
+#define LIMIT_HTTP_UNSENT_MARK     (64u << 10) /* above it a stream takes no more tokens */
+#define LIMIT_JSON_DEPTH           64u
+#define LIMIT_GRPC_CALLS           1024u /* open Generate calls */
 
 /* Requests */
-#define LIMIT_QUEUE                 64u /* waiting requests, then 503 */
-#define LIMIT_N                     8u
-#define LIMIT_TOP_LOGPROBS          20u
-#define LIMIT_STOP_STRINGS          16u
-#define LIMIT_STOP_BYTES            256u
-#define LIMIT_PROMPTS               64u /* prompts in one completions request */
-#define LIMIT_REQUEST_MS            600000u
+#define LIMIT_QUEUE        64u /* waiting requests, then 503 */
+#define LIMIT_N            8u
+#define LIMIT_TOP_LOGPROBS 20u
+#define LIMIT_STOP_STRINGS 16u
+#define LIMIT_STOP_BYTES   256u
+#define LIMIT_PROMPTS      64u /* prompts in one completions request */
+#define LIMIT_REQUEST_MS   600000u
 
 /* Chat templates */
 #define LIMIT_TEMPLATE_STEPS        1000000u
@@ -57,16 +58,18 @@
 #define LIMIT_TEMPLATE_DEPTH        100u
 #define LIMIT_TEMPLATE_BYTES        (1u << 20)
 #define LIMIT_TEMPLATE_NAMES        4096u
-#define LIMIT_TEMPLATE_EVAL_DEPTH   1000u /* the evaluator's own recursion: macro calls times nesting inside */
-#define LIMIT_TEMPLATE_SCRATCH_BYTES (4u << 20) /* output and the strings being built, together */
-#define LIMIT_TEMPLATE_MEMORY_BYTES (256u << 20) /* all values of one render */
+#define LIMIT_TEMPLATE_EVAL_DEPTH                                                                  \
+    1000u /* the evaluator's own recursion: macro calls times nesting inside */
+#define LIMIT_TEMPLATE_SCRATCH_BYTES (4u << 20)   /* output and the strings being built, together */
+#define LIMIT_TEMPLATE_MEMORY_BYTES  (256u << 20) /* all values of one render */
 
 /* Wire */
-#define LIMIT_FRAME_BYTES           (64u << 20)
-#define LIMIT_HEADER_BYTES          (16u << 20) /* small fields of a message; 4 Mi row indices of 3 bytes fit */
-#define LIMIT_FRAME_ROWS            65536u
-#define LIMIT_NODES                 1024u
-#define LIMIT_PIECE_BYTES           (256u << 10) /* bulk work is cut into pieces of at most this */
-#define LIMIT_BULK_OUTSTANDING      2u
+#define LIMIT_FRAME_BYTES (64u << 20)
+#define LIMIT_HEADER_BYTES                                                                         \
+    (16u << 20) /* small fields of a message; 4 Mi row indices of 3 bytes fit */
+#define LIMIT_FRAME_ROWS       65536u
+#define LIMIT_NODES            1024u
+#define LIMIT_PIECE_BYTES      (256u << 10) /* bulk work is cut into pieces of at most this */
+#define LIMIT_BULK_OUTSTANDING 2u
 
 #endif

@@ -37,8 +37,9 @@ void log_line(enum log_level level, const char *mod, const char *fmt, ...)
     clock_gettime(CLOCK_REALTIME, &t);
     gmtime_r(&t.tv_sec, &tm);
     int n = (int)strftime(line, sizeof line, "time=%Y-%m-%dT%H:%M:%S", &tm);
-    n += snprintf(line + n, sizeof line - (size_t)n, ".%03ldZ level=%s%s%s mod=%s ", t.tv_nsec / 1000000,
-                  names[level], who_am_i ? " who=" : "", who_am_i ? who_am_i : "", mod);
+    n += snprintf(line + n, sizeof line - (size_t)n, ".%03ldZ level=%s%s%s mod=%s ",
+                  t.tv_nsec / 1000000, names[level], who_am_i ? " who=" : "",
+                  who_am_i ? who_am_i : "", mod);
     va_list ap;
     va_start(ap, fmt);
     int m = vsnprintf(line + n, sizeof line - 1 - (size_t)n, fmt, ap);

@@ -17,9 +17,13 @@ void log_line(enum log_level level, const char *mod, const char *fmt, ...)
 #define log_error(mod, ...) log_line(LOG_ERROR, mod, __VA_ARGS__)
 #define log_warn(mod, ...)  log_line(LOG_WARN, mod, __VA_ARGS__)
 #define log_info(mod, ...)  log_line(LOG_INFO, mod, __VA_ARGS__)
-#define log_debug(mod, ...) \
-    do { if (log_enabled(LOG_DEBUG)) log_line(LOG_DEBUG, mod, __VA_ARGS__); } while (0)
-#define log_trace(mod, ...) \
-    do { if (log_enabled(LOG_TRACE)) log_line(LOG_TRACE, mod, __VA_ARGS__); } while (0)
+#define log_debug(mod, ...)                                                                        \
+    do {                                                                                           \
+        if (log_enabled(LOG_DEBUG)) log_line(LOG_DEBUG, mod, __VA_ARGS__);                         \
+    } while (0)
+#define log_trace(mod, ...)                                                                        \
+    do {                                                                                           \
+        if (log_enabled(LOG_TRACE)) log_line(LOG_TRACE, mod, __VA_ARGS__);                         \
+    } while (0)
 
 #endif

@@ -72,7 +72,8 @@ void mem_free(void *p)
 void *mem_map(size_t bytes)
 {
     if (denied() || bytes == 0) return NULL;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     if (p == MAP_FAILED) return NULL;
     /* Huge pages are worth 20 % of decode bandwidth; below 2 MiB they would only waste memory. */
     if (bytes >= (size_t)2 << 20) (void)madvise(p, bytes, MADV_HUGEPAGE);

@@ -12,7 +12,8 @@ void *mem_alloc(size_t bytes);
 void *mem_zalloc(size_t bytes);
 void *mem_zalloc_array(size_t n, size_t bytes_each); /* NULL on overflow too */
 void *mem_realloc(void *p, size_t bytes);            /* p stays valid on failure */
-void *mem_aligned(size_t alignment, size_t bytes);   /* not zeroed; alignment a power of two; free with mem_free */
+void *mem_aligned(size_t alignment,
+                  size_t bytes); /* not zeroed; alignment a power of two; free with mem_free */
 char *mem_strdup(const char *s);
 char *mem_strndup(const char *s, size_t n); /* 0-terminated copy of n bytes (embedded NUL kept) */
 void mem_free(void *p);                     /* NULL is fine */

@@ -20,8 +20,9 @@ static const struct info {
 };
 
 /* Seconds; from one network round trip to the longest request. One set for all, so that they can be compared. */
-static const double bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0,
-                                2.5,   5.0,    7.5,   10.0, 20.0,  40.0, 80.0, 160.0, 320.0, 640.0};
+static const double bounds[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,  0.1,
+                                0.25,  0.5,    0.75,  1.0,  2.5,   5.0,   7.5,
+                                10.0,  20.0,   40.0,  80.0, 160.0, 320.0, 640.0};
 #define N_BOUNDS ARRAY_LEN(bounds)
 
 struct histogram {
@@ -48,7 +49,8 @@ void metrics_close(struct metrics *m)
 static void add(_Atomic double *to, double delta)
 {
     double old = atomic_load_explicit(to, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(to, &old, old + delta, memory_order_relaxed, memory_order_relaxed)) {
+    while (!atomic_compare_exchange_weak_explicit(to, &old, old + delta, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
     }
 }
 
@@ -79,7 +81,8 @@ void metrics_observe(struct metrics *m, enum metric histogram, double seconds)
     assert(infos[histogram].kind == HISTOGRAM);
     struct histogram *h = &m->histograms[histogram];
     size_t i = 0;
-    while (i < N_BOUNDS && seconds > bounds[i]) i++;
+    while (i < N_BOUNDS && seconds > bounds[i])
+        i++;
     atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
     add(&h->sum, seconds);
 }
@@ -88,9 +91,12 @@ double metrics_value(const struct metrics *m, enum metric id)
 {
     if (m == NULL) return 0;
     switch (infos[id].kind) {
-    case COUNTER: return (double)atomic_load_explicit(&m->counters[id], memory_order_relaxed);
-    case GAUGE: return atomic_load_explicit(&m->gauges[id], memory_order_relaxed);
-    case HISTOGRAM: break;
+    case COUNTER:
+        return (double)atomic_load_explicit(&m->counters[id], memory_order_relaxed);
+    case GAUGE:
+        return atomic_load_explicit(&m->gauges[id], memory_order_relaxed);
+    case HISTOGRAM:
+        break;
     }
     uint64_t n = 0;
     for (size_t i = 0; i <= N_BOUNDS; i++)
@@ -103,11 +109,13 @@ static void put_histogram(const struct histogram *h, const char *name, struct bu
     uint64_t n = 0;
     for (size_t i = 0; i <= N_BOUNDS; i++) {
         n += atomic_load_explicit(&h->buckets[i], memory_order_relaxed);
-        if (i < N_BOUNDS) buf_printf(out, "%s_bucket{le=\"%g\"} %llu\n", name, bounds[i], (unsigned long long)n);
-        else buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)n);
+        if (i < N_BOUNDS)
+            buf_printf(out, "%s_bucket{le=\"%g\"} %llu\n", name, bounds[i], (unsigned long long)n);
+        else
+            buf_printf(out, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)n);
     }
-    buf_printf(out, "%s_sum %.9g\n%s_count %llu\n", name, atomic_load_explicit(&h->sum, memory_order_relaxed), name,
-               (unsigned long long)n);
+    buf_printf(out, "%s_sum %.9g\n%s_count %llu\n", name,
+               atomic_load_explicit(&h->sum, memory_order_relaxed), name, (unsigned long long)n);
 }
 
 void metrics_put_text(const struct metrics *m, struct buf *out)
@@ -117,7 +125,8 @@ void metrics_put_text(const struct metrics *m, struct buf *out)
     for (size_t i = 0; i < METRIC_N; i++) {
         const struct info *f = &infos[i];
         if (i == 0 || strcmp(f->name, infos[i - 1].name) != 0)
-            buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", f->name, f->help, f->name, types[f->kind]);
+            buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", f->name, f->help, f->name,
+                       types[f->kind]);
         if (f->kind == HISTOGRAM) {
             put_histogram(&m->histograms[i], f->name, out);
             continue;
@@ -125,8 +134,10 @@ void metrics_put_text(const struct metrics *m, struct buf *out)
         buf_puts(out, f->name);
         if (f->labels[0] != '\0') buf_printf(out, "{%s}", f->labels);
         if (f->kind == COUNTER)
-            buf_printf(out, " %llu\n",
-                       (unsigned long long)atomic_load_explicit(&m->counters[i], memory_order_relaxed));
-        else buf_printf(out, " %.9g\n", atomic_load_explicit(&m->gauges[i], memory_order_relaxed));
+            buf_printf(
+                out, " %llu\n",
+                (unsigned long long)atomic_load_explicit(&m->counters[i], memory_order_relaxed));
+        else
+            buf_printf(out, " %.9g\n", atomic_load_explicit(&m->gauges[i], memory_order_relaxed));
     }
 }

@@ -22,7 +22,7 @@ void metrics_close(struct metrics *m);
 
 void metrics_count(struct metrics *m, enum metric counter, uint64_t more);
 void metrics_set(struct metrics *m, enum metric gauge, double value);
-void metrics_add(struct metrics *m, enum metric gauge, double delta);        /* may be negative */
+void metrics_add(struct metrics *m, enum metric gauge, double delta); /* may be negative */
 void metrics_observe(struct metrics *m, enum metric histogram, double seconds);
 
 /* Present value of a counter or gauge; how many observations of a histogram. */

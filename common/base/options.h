@@ -16,15 +16,23 @@
 char **options_with_environment(const struct argp *argp, int argc, char **argv, int *argc_out);
 
 /* Exit codes of all programs. */
-enum { EXIT_USAGE = 2, EXIT_CONFIG = 3, EXIT_MODEL = 4, EXIT_PORT = 5, EXIT_PEER = 6, EXIT_BUG = 70 };
+enum {
+    EXIT_USAGE = 2,
+    EXIT_CONFIG = 3,
+    EXIT_MODEL = 4,
+    EXIT_PORT = 5,
+    EXIT_PEER = 6,
+    EXIT_BUG = 70
+};
 int options_exit_code(enum err_code code); /* for a failure to start */
 
 /* An unsigned number in [lo, hi] for option `name`; ends the program through argp_error otherwise. */
-uint64_t options_number(struct argp_state *state, const char *name, const char *text, uint64_t lo, uint64_t hi);
+uint64_t options_number(struct argp_state *state, const char *name, const char *text, uint64_t lo,
+                        uint64_t hi);
 
 /* Split "host:port" ("[::1]:80", ":80", "host"); host and port default when absent. INVALID names the text. */
-enum err_code options_address(const char *text, const char *default_host, unsigned default_port, char host[256],
-                              unsigned *port, struct err *why);
+enum err_code options_address(const char *text, const char *default_host, unsigned default_port,
+                              char host[256], unsigned *port, struct err *why);
 /* "host:port", or "[host]:port" when the host is IPv6; returns out. 300 bytes suffice. */
 char *options_address_text(const char *host, unsigned port, char *out, size_t cap);
 /* Is that host this machine only (127.0.0.0/8, ::1, localhost)? */

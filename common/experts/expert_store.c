@@ -118,10 +118,11 @@ enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t
     }
     for (int role = W_EXPERT_GATE; role <= W_EXPERT_DOWN; role++)
         if (model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL)
-            return err_set(why, ERR_NOT_FOUND,
-                           "the file with expert %u of layer %u is not on this machine; `moesaic inspect MODEL "
-                           "--experts %u:%u --files`, where the whole model is, names it",
-                           expert, layer, layer, expert);
+            return err_set(
+                why, ERR_NOT_FOUND,
+                "the file with expert %u of layer %u is not on this machine; `moesaic inspect MODEL "
+                "--experts %u:%u --files`, where the whole model is, names it",
+                expert, layer, layer, expert);
     uint8_t *region = mem_map(s->region_bytes);
     if (region == NULL)
         return err_set(why, ERR_EXHAUSTED, "no memory for expert %u of layer %u (%zu bytes)",

@@ -12,9 +12,9 @@ static float element(const void *base, bool bf16, size_t i)
     return bf16 ? bf16_to_f32(((const uint16_t *)base)[i]) : ((const float *)base)[i];
 }
 
-void attention_block_ref(const float *q, const void *keys, const void *values, bool kv_bf16, uint32_t key_dim,
-                         uint32_t value_dim, uint32_t first, uint32_t visible, float scale, float *m, float *l,
-                         float *o)
+void attention_block_ref(const float *q, const void *keys, const void *values, bool kv_bf16,
+                         uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible,
+                         float scale, float *m, float *l, float *o)
 {
     assert(visible >= 1 && first < TOKENS && visible <= TOKENS - first);
     float p[TOKENS];
@@ -45,12 +45,14 @@ void attention_block_ref(const float *q, const void *keys, const void *values, b
     *l = sum;
 }
 
-void attention_merge_ref(float *m, float *l, float *o, float m_b, float l_b, const float *o_b, uint32_t value_dim)
+void attention_merge_ref(float *m, float *l, float *o, float m_b, float l_b, const float *o_b,
+                         uint32_t value_dim)
 {
     float top = *m > m_b ? *m : m_b;
     float a = exp_inline(*m - top);
     float b = exp_inline(m_b - top);
     *l = fmaf(*l, a, l_b * b);
-    for (uint32_t i = 0; i < value_dim; i++) o[i] = fmaf(o[i], a, o_b[i] * b);
+    for (uint32_t i = 0; i < value_dim; i++)
+        o[i] = fmaf(o[i], a, o_b[i] * b);
     *m = top;
 }

@@ -71,7 +71,8 @@ ALWAYS_INLINE float max8_avx2(__m256 v)
 /* All ones in the first n (0..8) lanes. */
 ALWAYS_INLINE __m256i first_lanes_avx2(uint32_t n)
 {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int32_t)n),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
 #endif

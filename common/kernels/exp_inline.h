@@ -6,21 +6,23 @@
 
 #include "common/tensor/dtype.h"
 
-#define EXP_MAX     89.0f
-#define EXP_MIN     -104.0f
-#define EXP_LOG2E   0x1.715476p+0f
-#define EXP_MAGIC   12582912.0f /* 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits */
-#define EXP_LN2_HI  0x1.62e400p-1f
-#define EXP_LN2_LO  0x1.7f7d1cp-20f
-#define EXP_C6      0x1.6850e4p-10f
-#define EXP_C5      0x1.123bccp-7f
-#define EXP_C4      0x1.555b98p-5f
-#define EXP_C3      0x1.55548ep-3f
-#define EXP_C2      0x1.fffff8p-2f
+#define EXP_MAX   89.0f
+#define EXP_MIN   -104.0f
+#define EXP_LOG2E 0x1.715476p+0f
+#define EXP_MAGIC                                                                                  \
+    12582912.0f /* 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits */
+#define EXP_LN2_HI 0x1.62e400p-1f
+#define EXP_LN2_LO 0x1.7f7d1cp-20f
+#define EXP_C6     0x1.6850e4p-10f
+#define EXP_C5     0x1.123bccp-7f
+#define EXP_C4     0x1.555b98p-5f
+#define EXP_C3     0x1.55548ep-3f
+#define EXP_C2     0x1.fffff8p-2f
 
 static inline float exp_inline(float x)
 {
-    x = x < EXP_MAX ? x : EXP_MAX; /* this order and sense: NaN becomes 89, as with minps and maxps */
+    x = x < EXP_MAX ? x
+                    : EXP_MAX; /* this order and sense: NaN becomes 89, as with minps and maxps */
     x = x > EXP_MIN ? x : EXP_MIN;
     float t = fmaf(x, EXP_LOG2E, EXP_MAGIC);
     float n = t - EXP_MAGIC;

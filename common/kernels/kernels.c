@@ -46,8 +46,9 @@ enum err_code kernels_pick(const char *wanted, const struct kernels **out, struc
         if (strcmp(variants[i].table->name, wanted) != 0) continue;
         uint32_t missing = variants[i].needs & ~have;
         if (missing != 0)
-            return err_set(why, ERR_UNSUPPORTED, "kernels '%s' need %s, which this CPU does not have",
-                           wanted, cpu_feature_name(missing));
+            return err_set(why, ERR_UNSUPPORTED,
+                           "kernels '%s' need %s, which this CPU does not have", wanted,
+                           cpu_feature_name(missing));
         *out = variants[i].table;
         return ERR_OK;
     }

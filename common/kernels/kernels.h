@@ -32,8 +32,8 @@ struct rows {
     float *scales; /* ROW_Q8: [m, k/32]; else NULL */
 };
 
-size_t row_data_bytes(enum row_format f, uint32_t k);   /* of one row, without scales */
-size_t row_scale_bytes(enum row_format f, uint32_t k);  /* of one row: K/32*4 for ROW_Q8, else 0 */
+size_t row_data_bytes(enum row_format f, uint32_t k);  /* of one row, without scales */
+size_t row_scale_bytes(enum row_format f, uint32_t k); /* of one row: K/32*4 for ROW_Q8, else 0 */
 
 /* ---- packed weights --------------------------------------------------------------------------- */
 
@@ -46,13 +46,14 @@ struct packed {
     enum pack_format format;
     enum row_format input;
     uint32_t n, k;
-    uint32_t panels;      /* rounded up to even; padding features weigh 0 */
-    size_t panel_bytes;   /* a multiple of 64 */
-    uint8_t *data;        /* 64-byte aligned; borrowed */
+    uint32_t panels;    /* rounded up to even; padding features weigh 0 */
+    size_t panel_bytes; /* a multiple of 64 */
+    uint8_t *data;      /* 64-byte aligned; borrowed */
 };
 
 /* Size and geometry for a matrix; sets all but data. K must be even (BF16) or a multiple of 32 (Q8_0): false if not. */
-bool packed_shape(enum pack_format f, enum row_format input, uint32_t n, uint32_t k, struct packed *out);
+bool packed_shape(enum pack_format f, enum row_format input, uint32_t n, uint32_t k,
+                  struct packed *out);
 size_t packed_bytes(const struct packed *w);
 
 /* Pack features [first, first + count) of `w` from src [count, K] of type `t`. Features may be packed in
@@ -60,7 +61,8 @@ size_t packed_bytes(const struct packed *w);
  * PACK_F32 from F32, F16 or BF16 (exact upcast); PACK_BF16 from BF16; PACK_Q8_0 from Q8_0 blocks (as they
  * are) or from F32, F16, BF16 (quantised as ggml's reference does, bit for bit).
  * Padding features of the last panels are zeroed by packed_clear_padding(), called once. */
-void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t, const void *src);
+void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t,
+                   const void *src);
 void packed_clear_padding(const struct packed *w);
 
 /* One Q8_0 block of a file (34 bytes: f16 scale, 32 int8) from 32 values, as ggml's reference does. */
@@ -76,8 +78,8 @@ struct kernels {
      * y is f32 [M, ldy], feature index absolute; features >= w->n are not written. x->k == w->k,
      * x->format == w->input. ROW_Q8 values must be in -127..127: -128 would give other bits in other
      * variants (no crash), so who takes rows from a peer checks them. scratch: matmul_scratch_bytes(w, x->m), 64-byte aligned, may be NULL if that is 0. */
-    void (*matmul)(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x, float *y,
-                   size_t ldy, void *scratch);
+    void (*matmul)(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x,
+                   float *y, size_t ldy, void *scratch);
 
     /* One row. q [k] int8 in -127..127, d [k/32] f32 out. A block of 32 with NaN or Inf gets d = NaN, q = 0. */
     void (*quantize_row)(const float *x, uint32_t k, int8_t *q, float *d);
@@ -103,8 +105,8 @@ struct kernels {
      * Maximum, l and o go over visible tokens only: what memory holds for the masked ones, even NaN, is not
      * looked at. A NaN score is no maximum, and its p is infinite, so that l and o are not finite. */
     void (*attention_block)(const float *q, const void *keys, const void *values, bool kv_bf16,
-                            uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible, float scale,
-                            float *m, float *l, float *o);
+                            uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible,
+                            float scale, float *m, float *l, float *o);
     /* Merge block (m_b, l_b, o_b) into the running (m, l, o):
      * m' = max(m, m_b); a = exp(m - m'); b = exp(m_b - m'); l = fma(l, a, l_b*b); o = fma(o, a, o_b*b). */
     void (*attention_merge)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b,

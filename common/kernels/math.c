@@ -21,8 +21,8 @@ float kernels_exp(float x)
 #define SMALL_ANGLE 0x1p+28f
 
 /* The first 256 bits of 2/pi behind the binary point. */
-static const uint64_t two_over_pi[4] = {0xa2f9836e4e441529u, 0xfc2757d1f534ddc0u, 0xdb6295993c439041u,
-                                        0xfe5163abdebbc561u};
+static const uint64_t two_over_pi[4] = {0xa2f9836e4e441529u, 0xfc2757d1f534ddc0u,
+                                        0xdb6295993c439041u, 0xfe5163abdebbc561u};
 
 /* angle = quadrant * pi/2 + rest, for |angle| < 2^28. The first fma is exact: the rest is a multiple of
  * 2^-52 below 1. The next two add what pi/2 has beyond 53 and 106 bits. */
@@ -132,7 +132,8 @@ double kernels_log(double x)
     double s = f / (2.0 + f);
     double z = s * s;
     double r = 2.0 / 23.0;
-    for (int i = 21; i >= 3; i -= 2) r = fma(r, z, 2.0 / i);
+    for (int i = 21; i >= 3; i -= 2)
+        r = fma(r, z, 2.0 / i);
     r *= z;
     double half_square = 0.5 * f * f;
     double e = (double)exponent;

@@ -14,7 +14,8 @@
 #define AHEAD_BYTES 3072u /* decode: how far a stream is fetched ahead */
 #define MAX_ROWS    6u    /* of any tile */
 #define FEW_ROWS    3u    /* up to here a tile takes two panels */
-#define UNPACK_ROWS 24u   /* from here on turning a bf16 panel to f32 once beats doing it in every tile */
+#define UNPACK_ROWS                                                                                \
+    24u /* from here on turning a bf16 panel to f32 once beats doing it in every tile */
 
 struct tile {
     const uint8_t *panel; /* of the first panel */
@@ -24,7 +25,7 @@ struct tile {
     const float *scales; /* ROW_Q8: [R, k/32] */
     float *y;            /* first output of the first row */
     size_t ldy;
-    uint32_t features;    /* outputs that exist from y on; the others are not written */
+    uint32_t features; /* outputs that exist from y on; the others are not written */
     /* One panel: what this tile fetches of the next panel, ahead_step bytes (a multiple of LINE, or 0) per 32 of K.
      * Two panels fetch their own lines a little ahead instead. */
     const uint8_t *ahead;
@@ -55,7 +56,8 @@ ALWAYS_INLINE void store_tile(const struct tile *t, const int R, const int P, __
                 _mm256_storeu_ps(y, acc[r][i / 2][i % 2]);
             } else if (first < t->features) {
                 uint32_t lanes = t->features - first;
-                _mm256_maskstore_ps(y, first_lanes_avx2(lanes < 8 ? lanes : 8), acc[r][i / 2][i % 2]);
+                _mm256_maskstore_ps(y, first_lanes_avx2(lanes < 8 ? lanes : 8),
+                                    acc[r][i / 2][i % 2]);
             }
         }
     }
@@ -73,7 +75,8 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
     const __m256i offset = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
     __m256 acc[MAX_ROWS][2][2];
     UNROLL
-    for (int i = 0; i < R * P * 2; i++) acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
+    for (int i = 0; i < R * P * 2; i++)
+        acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
 
     for (uint32_t b = 0; b < blocks; b++) {
         if (P == 1) fetch_ahead(t, b);
@@ -82,19 +85,22 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
             const uint8_t *lines = t->panel + (size_t)p * t->panel_bytes + (size_t)b * 512;
             __m256i dot[MAX_ROWS][2];
             UNROLL
-            for (int i = 0; i < R * 2; i++) dot[i / 2][i % 2] = _mm256_setzero_si256();
+            for (int i = 0; i < R * 2; i++)
+                dot[i / 2][i % 2] = _mm256_setzero_si256();
             UNROLL
             for (int g = 0; g < 8; g++) {
                 if (P == 2) _mm_prefetch((const char *)(lines + 64 * g + AHEAD_BYTES), _MM_HINT_T0);
                 UNROLL
                 for (int h = 0; h < 2; h++) {
-                    __m256i w = _mm256_load_si256((const __m256i *)(const void *)(lines + 64 * g + 32 * h));
+                    __m256i w =
+                        _mm256_load_si256((const __m256i *)(const void *)(lines + 64 * g + 32 * h));
                     w = _mm256_xor_si256(w, offset);
                     const __m256i magnitude = _mm256_abs_epi8(w);
                     UNROLL
                     for (int r = 0; r < R; r++) {
                         int32_t four;
-                        memcpy(&four, q + (size_t)r * t->k + (size_t)b * BLOCK + 4 * g, sizeof four);
+                        memcpy(&four, q + (size_t)r * t->k + (size_t)b * BLOCK + 4 * g,
+                               sizeof four);
                         __m256i x = _mm256_sign_epi8(_mm256_set1_epi32(four), w);
                         __m256i sum = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
                         dot[r][h] = _mm256_add_epi32(dot[r][h], sum);
@@ -102,14 +108,18 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
                     }
                 }
             }
-            const uint8_t *scales = t->panel + (size_t)p * t->panel_bytes + (size_t)blocks * 512 + (size_t)b * 32;
+            const uint8_t *scales =
+                t->panel + (size_t)p * t->panel_bytes + (size_t)blocks * 512 + (size_t)b * 32;
             UNROLL
             for (int h = 0; h < 2; h++) {
-                __m256 wd = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(scales + 16 * h)));
+                __m256 wd = _mm256_cvtph_ps(
+                    _mm_load_si128((const __m128i *)(const void *)(scales + 16 * h)));
                 UNROLL
                 for (int r = 0; r < R; r++) {
-                    __m256 scale = _mm256_mul_ps(wd, _mm256_set1_ps(t->scales[(size_t)r * blocks + b]));
-                    acc[r][p][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][h]), scale, acc[r][p][h]);
+                    __m256 scale =
+                        _mm256_mul_ps(wd, _mm256_set1_ps(t->scales[(size_t)r * blocks + b]));
+                    acc[r][p][h] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][h]), scale, acc[r][p][h]);
                 }
             }
         }
@@ -118,8 +128,8 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
 }
 
 /* One step of K for all rows and panels; `w` are the weights of 16 outputs per panel. */
-ALWAYS_INLINE void float_step(const float *const x[], uint32_t k, const int R, const int P, __m256 w[2][2],
-                              __m256 acc[][2][2])
+ALWAYS_INLINE void float_step(const float *const x[], uint32_t k, const int R, const int P,
+                              __m256 w[2][2], __m256 acc[][2][2])
 {
     UNROLL
     for (int r = 0; r < R; r++) {
@@ -130,8 +140,8 @@ ALWAYS_INLINE void float_step(const float *const x[], uint32_t k, const int R, c
     }
 }
 
-ALWAYS_INLINE void f32_step(const struct tile *t, const float *const x[], uint32_t k, const int R, const int P,
-                            __m256 acc[][2][2])
+ALWAYS_INLINE void f32_step(const struct tile *t, const float *const x[], uint32_t k, const int R,
+                            const int P, __m256 acc[][2][2])
 {
     __m256 w[2][2];
     UNROLL
@@ -145,8 +155,8 @@ ALWAYS_INLINE void f32_step(const struct tile *t, const float *const x[], uint32
 }
 
 /* Two of K: a 32-bit word holds bf16 at k (low) and k + 1 (high), the upcasts are one shift and one mask. */
-ALWAYS_INLINE void bf16_step(const struct tile *t, const float *const x[], uint32_t k, const int R, const int P,
-                             __m256 acc[][2][2])
+ALWAYS_INLINE void bf16_step(const struct tile *t, const float *const x[], uint32_t k, const int R,
+                             const int P, __m256 acc[][2][2])
 {
     const __m256i high = _mm256_set1_epi32((int32_t)0xffff0000u);
     __m256 even[2][2], odd[2][2];
@@ -169,10 +179,12 @@ ALWAYS_INLINE void float_tile(const struct tile *t, const bool bf16, const int R
 {
     const float *x[MAX_ROWS];
     UNROLL
-    for (int r = 0; r < R; r++) x[r] = (const float *)t->x + (size_t)r * t->k;
+    for (int r = 0; r < R; r++)
+        x[r] = (const float *)t->x + (size_t)r * t->k;
     __m256 acc[MAX_ROWS][2][2];
     UNROLL
-    for (int i = 0; i < R * P * 2; i++) acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
+    for (int i = 0; i < R * P * 2; i++)
+        acc[i / (2 * P)][i / 2 % P][i % 2] = _mm256_setzero_ps();
 
     uint32_t k = 0;
     for (; k + BLOCK <= t->k; k += BLOCK) {
@@ -211,8 +223,10 @@ ALWAYS_INLINE void bf16_tile(const struct tile *t, const int R, const int P)
 static void upcast_rows(const uint16_t *x, size_t n, float *out)
 {
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, load_bf16_avx2(x + i));
-    for (; i < n; i++) out[i] = bf16_to_f32(x[i]);
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, load_bf16_avx2(x + i));
+    for (; i < n; i++)
+        out[i] = bf16_to_f32(x[i]);
 }
 
 /* Lines of two k become two lines of f32. */
@@ -228,23 +242,24 @@ static void upcast_panel(const uint8_t *panel, uint32_t k, uint8_t *out)
 }
 
 /* A function per shape: only constants unroll. */
-#define TILE(kind, R, P)                                        \
-    static void kind##_##R##x##P(const struct tile *t)          \
-    {                                                           \
-        kind##_tile(t, R, P);                                   \
+#define TILE(kind, R, P)                                                                           \
+    static void kind##_##R##x##P(const struct tile *t)                                             \
+    {                                                                                              \
+        kind##_tile(t, R, P);                                                                      \
     }
-#define TILES(kind) \
-    TILE(kind, 1, 1) TILE(kind, 2, 1) TILE(kind, 3, 1) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 3, 2)
-TILES(q8) TILES(f32) TILES(bf16)
-TILE(q8, 4, 1)
-TILE(bf16, 4, 1) TILE(bf16, 5, 1)
-TILE(f32, 4, 1) TILE(f32, 5, 1) TILE(f32, 6, 1)
+#define TILES(kind)                                                                                \
+    TILE(kind, 1, 1)                                                                               \
+    TILE(kind, 2, 1) TILE(kind, 3, 1) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 3, 2)
+TILES(q8)
+TILES(f32) TILES(bf16) TILE(q8, 4, 1) TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(f32, 4, 1)
+    TILE(f32, 5, 1) TILE(f32, 6, 1)
 
-struct tiles {
+        struct tiles {
     uint32_t max_rows;
     void (*run[2][MAX_ROWS])(const struct tile *); /* [panels - 1][rows - 1] */
 };
-static const struct tiles q8_tiles = {4, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
+static const struct tiles q8_tiles = {4,
+                                      {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
 static const struct tiles f32_tiles = {
     6, {{f32_1x1, f32_2x1, f32_3x1, f32_4x1, f32_5x1, f32_6x1}, {f32_1x2, f32_2x2, f32_3x2}}};
 static const struct tiles bf16_tiles = {
@@ -266,19 +281,21 @@ static struct plan make_plan(const struct packed *w, const struct rows *x, uint8
         upcast_rows(x->data, n, (float *)(void *)scratch);
         plan = (struct plan){&f32_tiles, scratch, (size_t)x->k * sizeof(float), NULL};
         if (w->format == PACK_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
-        if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS) plan.panel = scratch + round_up_line(n * sizeof(float));
+        if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS)
+            plan.panel = scratch + round_up_line(n * sizeof(float));
     } else if (x->format == ROW_Q8) {
         plan.tiles = &q8_tiles;
     }
     return plan;
 }
 
-void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x, float *y, size_t ldy,
-                 void *scratch)
+void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x,
+                 float *y, size_t ldy, void *scratch)
 {
     assert(x->k == w->k && x->format == w->input && panel1 <= w->panels);
     if (x->m == 0) return;
-    const uint32_t used = (w->n + PANEL - 1) / PANEL; /* the last panel may be nothing but padding */
+    const uint32_t used =
+        (w->n + PANEL - 1) / PANEL; /* the last panel may be nothing but padding */
     if (panel1 > used) panel1 = used;
 
     const struct plan plan = make_plan(w, x, scratch);

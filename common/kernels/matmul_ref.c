@@ -15,11 +15,13 @@ static uint16_t load_u16(const uint8_t *p)
 
 static float row_value(const struct rows *x, size_t i)
 {
-    return x->format == ROW_F32 ? ((const float *)x->data)[i] : bf16_to_f32(((const uint16_t *)x->data)[i]);
+    return x->format == ROW_F32 ? ((const float *)x->data)[i]
+                                : bf16_to_f32(((const uint16_t *)x->data)[i]);
 }
 
 /* acc = fma(w_k, x_k, acc) from +0. */
-static float dot_float(const struct packed *w, const uint8_t *panel, uint32_t j, const struct rows *x, uint32_t row)
+static float dot_float(const struct packed *w, const uint8_t *panel, uint32_t j,
+                       const struct rows *x, uint32_t row)
 {
     float acc = 0.0f;
     for (uint32_t k = 0; k < w->k; k++) {
@@ -34,7 +36,8 @@ static float dot_float(const struct packed *w, const uint8_t *panel, uint32_t j,
 }
 
 /* Per block of 32: an exact whole number, one rounded product of the two scales, one fma. */
-static float dot_q8(const struct packed *w, const uint8_t *panel, uint32_t j, const struct rows *x, uint32_t row)
+static float dot_q8(const struct packed *w, const uint8_t *panel, uint32_t j, const struct rows *x,
+                    uint32_t row)
 {
     const uint32_t blocks = w->k / BLOCK;
     const int8_t *q = (const int8_t *)x->data + (size_t)row * w->k;
@@ -52,8 +55,8 @@ static float dot_q8(const struct packed *w, const uint8_t *panel, uint32_t j, co
     return acc;
 }
 
-void matmul_ref(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x, float *y, size_t ldy,
-                void *scratch)
+void matmul_ref(const struct packed *w, uint32_t panel0, uint32_t panel1, const struct rows *x,
+                float *y, size_t ldy, void *scratch)
 {
     (void)scratch;
     assert(x->k == w->k && x->format == w->input && panel1 <= w->panels);
@@ -61,7 +64,8 @@ void matmul_ref(const struct packed *w, uint32_t panel0, uint32_t panel1, const 
         const uint8_t *panel = w->data + p * w->panel_bytes;
         for (uint32_t j = 0; j < PANEL && p * PANEL + j < w->n; j++)
             for (uint32_t row = 0; row < x->m; row++)
-                y[row * ldy + p * PANEL + j] =
-                    w->format == PACK_Q8_0 ? dot_q8(w, panel, j, x, row) : dot_float(w, panel, j, x, row);
+                y[row * ldy + p * PANEL + j] = w->format == PACK_Q8_0
+                                                   ? dot_q8(w, panel, j, x, row)
+                                                   : dot_float(w, panel, j, x, row);
     }
 }

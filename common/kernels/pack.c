@@ -34,7 +34,8 @@ size_t row_scale_bytes(enum row_format f, uint32_t k)
     return f == ROW_Q8 ? (size_t)(k / BLOCK) * 4 : 0;
 }
 
-bool packed_shape(enum pack_format f, enum row_format input, uint32_t n, uint32_t k, struct packed *out)
+bool packed_shape(enum pack_format f, enum row_format input, uint32_t n, uint32_t k,
+                  struct packed *out)
 {
     if (n == 0 || k == 0 || n > UINT32_MAX - 2 * PANEL) return false;
     size_t bytes;
@@ -107,7 +108,8 @@ void q8_0_quantize_block(const float *x, uint8_t *out)
 }
 
 /* Elements [k, k + count) of feature j of a panel. */
-static void put_f32(uint8_t *panel, uint32_t j, uint32_t k, uint32_t count, enum dtype t, const uint8_t *src)
+static void put_f32(uint8_t *panel, uint32_t j, uint32_t k, uint32_t count, enum dtype t,
+                    const uint8_t *src)
 {
     float x[BLOCK];
     dtype_to_f32(t, src, count, x);
@@ -121,7 +123,8 @@ static void put_bf16(uint8_t *panel, uint32_t j, uint32_t k, uint32_t count, con
         memcpy(panel + (size_t)(k + i) / 2 * LINE_BYTES + 4 * j, src + 2 * i, 4);
 }
 
-static void put_q8(uint8_t *panel, uint32_t j, uint32_t k, uint32_t panel_k, enum dtype t, const uint8_t *src)
+static void put_q8(uint8_t *panel, uint32_t j, uint32_t k, uint32_t panel_k, enum dtype t,
+                   const uint8_t *src)
 {
     uint8_t block[Q8_FILE_BYTES];
     if (t == DTYPE_Q8_0) {
@@ -132,13 +135,15 @@ static void put_q8(uint8_t *panel, uint32_t j, uint32_t k, uint32_t panel_k, enu
         q8_0_quantize_block(x, block);
     }
     uint8_t *quants = panel + (size_t)(k / BLOCK) * Q8_PANEL_BYTES;
-    uint8_t *scales = panel + (size_t)(panel_k / BLOCK) * Q8_PANEL_BYTES + (size_t)(k / BLOCK) * Q8_SCALE_BYTES;
+    uint8_t *scales =
+        panel + (size_t)(panel_k / BLOCK) * Q8_PANEL_BYTES + (size_t)(k / BLOCK) * Q8_SCALE_BYTES;
     memcpy(scales + 2 * j, block, 2);
     for (uint32_t i = 0; i < BLOCK; i++)
         quants[i / 4 * LINE_BYTES + 4 * j + i % 4] = block[2 + i] ^ 0x80u;
 }
 
-void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t, const void *src)
+void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t,
+                   const void *src)
 {
     assert(first <= w->n && count <= w->n - first);
     assert(w->format != PACK_BF16 || t == DTYPE_BF16);
@@ -155,7 +160,8 @@ void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum 
         uint8_t *panel = w->data + (size_t)(feature / PANEL) * w->panel_bytes;
         for (uint32_t k = 0; k < w->k; k += BLOCK) {
             uint32_t span = w->k - k < BLOCK ? w->k - k : BLOCK;
-            const uint8_t *column = bytes + (size_t)(feature - first) * row_bytes + dtype_bytes(t, k);
+            const uint8_t *column =
+                bytes + (size_t)(feature - first) * row_bytes + dtype_bytes(t, k);
             for (uint32_t j = j0; j < j0 + here; j++, column += row_bytes) {
                 if (w->format == PACK_F32) put_f32(panel, j, k, span, t, column);
                 if (w->format == PACK_BF16) put_bf16(panel, j, k, span, column);
@@ -188,7 +194,8 @@ void packed_clear_padding(const struct packed *w)
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m)
 {
     /* Room for the rows and, if bf16, one panel as f32. */
-    const size_t rows = ((size_t)m * w->k * sizeof(float) + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
+    const size_t rows =
+        ((size_t)m * w->k * sizeof(float) + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
     if (w->input != ROW_BF16) return 0;
     return rows + (w->format == PACK_BF16 ? (size_t)w->k * LINE_BYTES : 0);
 }

@@ -34,9 +34,11 @@ void quantize_row_avx2(const float *x, uint32_t k, int8_t *q, float *d)
         const __m256 id = _mm256_set1_ps(amax > 0.0f ? 127.0f / amax : 0.0f);
         __m256i n[4];
         UNROLL
-        for (int i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], id)); /* half to even */
+        for (int i = 0; i < 4; i++)
+            n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], id)); /* half to even */
         /* Packing works on halves of registers: undo its order at the end. */
-        __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+        __m256i words =
+            _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
         _mm256_storeu_si256((__m256i *)(void *)q, _mm256_permutevar8x32_epi32(words, unshuffle));
     }
 }
@@ -58,7 +60,8 @@ void round_bf16_avx2(const float *x, size_t n, uint16_t *out)
         words = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x88);
         _mm_storeu_si128((__m128i *)(void *)(out + i), _mm256_castsi256_si128(words));
     }
-    for (; i < n; i++) out[i] = bf16_from_f32(x[i]);
+    for (; i < n; i++)
+        out[i] = bf16_from_f32(x[i]);
 }
 #else
 typedef int not_for_this_machine;

@@ -32,5 +32,6 @@ void quantize_row_ref(const float *x, uint32_t k, int8_t *q, float *d)
 
 void round_bf16_ref(const float *x, size_t n, uint16_t *out)
 {
-    for (size_t i = 0; i < n; i++) out[i] = bf16_from_f32(x[i]);
+    for (size_t i = 0; i < n; i++)
+        out[i] = bf16_from_f32(x[i]);
 }

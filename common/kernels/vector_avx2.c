@@ -18,7 +18,8 @@ void rmsnorm_avx2(const float *x, const float *w, uint32_t n, float eps, float *
     }
     if (i < n) { /* absent lanes are read as +0: fma(0, 0, sum of squares) changes nothing */
         uint32_t rest = n - i;
-        __m256i mask_low = first_lanes_avx2(rest < 8 ? rest : 8), mask_high = first_lanes_avx2(rest < 8 ? 0 : rest - 8);
+        __m256i mask_low = first_lanes_avx2(rest < 8 ? rest : 8),
+                mask_high = first_lanes_avx2(rest < 8 ? 0 : rest - 8);
         __m256 a = _mm256_maskload_ps(x + i, mask_low);
         __m256 b = rest > 8 ? _mm256_maskload_ps(x + i + 8, mask_high) : _mm256_setzero_ps();
         low = _mm256_fmadd_ps(a, a, low);
@@ -27,8 +28,10 @@ void rmsnorm_avx2(const float *x, const float *w, uint32_t n, float eps, float *
     float r = 1.0f / sqrtf(fold16_avx2(low, high) / (float)n + eps);
     const __m256 r8 = _mm256_set1_ps(r);
     for (i = 0; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), r8), _mm256_loadu_ps(w + i)));
-    for (; i < n; i++) out[i] = x[i] * r * w[i];
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), r8),
+                                                _mm256_loadu_ps(w + i)));
+    for (; i < n; i++)
+        out[i] = x[i] * r * w[i];
 }
 
 void swiglu_avx2(const float *g, const float *u, size_t n, float *out)
@@ -38,9 +41,11 @@ void swiglu_avx2(const float *g, const float *u, size_t n, float *out)
     for (; i + 8 <= n; i += 8) {
         __m256 gate = _mm256_loadu_ps(g + i);
         __m256 below = _mm256_add_ps(one, exp_avx2(_mm256_xor_ps(gate, sign)));
-        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_div_ps(gate, below), _mm256_loadu_ps(u + i)));
+        _mm256_storeu_ps(out + i,
+                         _mm256_mul_ps(_mm256_div_ps(gate, below), _mm256_loadu_ps(u + i)));
     }
-    for (; i < n; i++) out[i] = g[i] / (1.0f + exp_inline(-g[i])) * u[i];
+    for (; i < n; i++)
+        out[i] = g[i] / (1.0f + exp_inline(-g[i])) * u[i];
 }
 
 void axpy_f32_avx2(float gate, const float *y, size_t n, float *acc)
@@ -48,8 +53,10 @@ void axpy_f32_avx2(float gate, const float *y, size_t n, float *acc)
     const __m256 a = _mm256_set1_ps(gate);
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(acc + i, _mm256_fmadd_ps(a, _mm256_loadu_ps(y + i), _mm256_loadu_ps(acc + i)));
-    for (; i < n; i++) acc[i] = fmaf(gate, y[i], acc[i]);
+        _mm256_storeu_ps(acc + i,
+                         _mm256_fmadd_ps(a, _mm256_loadu_ps(y + i), _mm256_loadu_ps(acc + i)));
+    for (; i < n; i++)
+        acc[i] = fmaf(gate, y[i], acc[i]);
 }
 
 void axpy_bf16_avx2(float gate, const uint16_t *y, size_t n, float *acc)
@@ -57,8 +64,10 @@ void axpy_bf16_avx2(float gate, const uint16_t *y, size_t n, float *acc)
     const __m256 a = _mm256_set1_ps(gate);
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(acc + i, _mm256_fmadd_ps(a, load_bf16_avx2(y + i), _mm256_loadu_ps(acc + i)));
-    for (; i < n; i++) acc[i] = fmaf(gate, bf16_to_f32(y[i]), acc[i]);
+        _mm256_storeu_ps(acc + i,
+                         _mm256_fmadd_ps(a, load_bf16_avx2(y + i), _mm256_loadu_ps(acc + i)));
+    for (; i < n; i++)
+        acc[i] = fmaf(gate, bf16_to_f32(y[i]), acc[i]);
 }
 
 void add_avx2(const float *x, size_t n, float *acc)
@@ -66,7 +75,8 @@ void add_avx2(const float *x, size_t n, float *acc)
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
         _mm256_storeu_ps(acc + i, _mm256_add_ps(_mm256_loadu_ps(acc + i), _mm256_loadu_ps(x + i)));
-    for (; i < n; i++) acc[i] += x[i];
+    for (; i < n; i++)
+        acc[i] += x[i];
 }
 
 void rope_half_avx2(float *x, uint32_t half, const float *c, const float *s)
@@ -91,17 +101,21 @@ void scale_div_avx2(float *o, uint32_t n, float l)
 {
     const __m256 divisor = _mm256_set1_ps(l);
     uint32_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(o + i, _mm256_div_ps(_mm256_loadu_ps(o + i), divisor));
-    for (; i < n; i++) o[i] = o[i] / l;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(o + i, _mm256_div_ps(_mm256_loadu_ps(o + i), divisor));
+    for (; i < n; i++)
+        o[i] = o[i] / l;
 }
 
 void softmax_parts_avx2(const float *x, uint32_t n, float *max, float *sum)
 {
     __m256 best = _mm256_set1_ps(-INFINITY);
     uint32_t i = 0;
-    for (; i + 8 <= n; i += 8) best = _mm256_max_ps(_mm256_loadu_ps(x + i), best);
+    for (; i + 8 <= n; i += 8)
+        best = _mm256_max_ps(_mm256_loadu_ps(x + i), best);
     float top = max8_avx2(best);
-    for (; i < n; i++) top = x[i] > top ? x[i] : top;
+    for (; i < n; i++)
+        top = x[i] > top ? x[i] : top;
     top += 0.0f;
 
     const __m256 top8 = _mm256_set1_ps(top);
@@ -113,7 +127,8 @@ void softmax_parts_avx2(const float *x, uint32_t n, float *max, float *sum)
     float lane[LANES];
     _mm256_storeu_ps(lane, low);
     _mm256_storeu_ps(lane + 8, high);
-    for (uint32_t j = 0; i + j < n; j++) lane[j] += exp_inline(x[i + j] - top);
+    for (uint32_t j = 0; i + j < n; j++)
+        lane[j] += exp_inline(x[i + j] - top);
     *max = top;
     *sum = fold16_avx2(_mm256_loadu_ps(lane), _mm256_loadu_ps(lane + 8));
 }

@@ -11,36 +11,43 @@
 static float fold(float lane[LANES])
 {
     for (uint32_t half = LANES / 2; half > 0; half /= 2)
-        for (uint32_t i = 0; i < half; i++) lane[i] += lane[i + half];
+        for (uint32_t i = 0; i < half; i++)
+            lane[i] += lane[i + half];
     return lane[0];
 }
 
 void rmsnorm_ref(const float *x, const float *w, uint32_t n, float eps, float *out)
 {
     float lane[LANES] = {0};
-    for (uint32_t i = 0; i < n; i++) lane[i % LANES] = fmaf(x[i], x[i], lane[i % LANES]);
+    for (uint32_t i = 0; i < n; i++)
+        lane[i % LANES] = fmaf(x[i], x[i], lane[i % LANES]);
     float r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
-    for (uint32_t i = 0; i < n; i++) out[i] = x[i] * r * w[i];
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = x[i] * r * w[i];
 }
 
 void swiglu_ref(const float *g, const float *u, size_t n, float *out)
 {
-    for (size_t i = 0; i < n; i++) out[i] = g[i] / (1.0f + exp_inline(-g[i])) * u[i];
+    for (size_t i = 0; i < n; i++)
+        out[i] = g[i] / (1.0f + exp_inline(-g[i])) * u[i];
 }
 
 void axpy_f32_ref(float gate, const float *y, size_t n, float *acc)
 {
-    for (size_t i = 0; i < n; i++) acc[i] = fmaf(gate, y[i], acc[i]);
+    for (size_t i = 0; i < n; i++)
+        acc[i] = fmaf(gate, y[i], acc[i]);
 }
 
 void axpy_bf16_ref(float gate, const uint16_t *y, size_t n, float *acc)
 {
-    for (size_t i = 0; i < n; i++) acc[i] = fmaf(gate, bf16_to_f32(y[i]), acc[i]);
+    for (size_t i = 0; i < n; i++)
+        acc[i] = fmaf(gate, bf16_to_f32(y[i]), acc[i]);
 }
 
 void add_ref(const float *x, size_t n, float *acc)
 {
-    for (size_t i = 0; i < n; i++) acc[i] += x[i];
+    for (size_t i = 0; i < n; i++)
+        acc[i] += x[i];
 }
 
 void rope_half_ref(float *x, uint32_t half, const float *c, const float *s)
@@ -54,16 +61,19 @@ void rope_half_ref(float *x, uint32_t half, const float *c, const float *s)
 
 void scale_div_ref(float *o, uint32_t n, float l)
 {
-    for (uint32_t i = 0; i < n; i++) o[i] = o[i] / l;
+    for (uint32_t i = 0; i < n; i++)
+        o[i] = o[i] / l;
 }
 
 void softmax_parts_ref(const float *x, uint32_t n, float *max, float *sum)
 {
     float top = -INFINITY;
-    for (uint32_t i = 0; i < n; i++) top = x[i] > top ? x[i] : top;
+    for (uint32_t i = 0; i < n; i++)
+        top = x[i] > top ? x[i] : top;
     top += 0.0f; /* -0 becomes +0: which zero came first must not show */
     float lane[LANES] = {0};
-    for (uint32_t i = 0; i < n; i++) lane[i % LANES] += exp_inline(x[i] - top);
+    for (uint32_t i = 0; i < n; i++)
+        lane[i % LANES] += exp_inline(x[i] - top);
     *max = top;
     *sum = fold(lane);
 }

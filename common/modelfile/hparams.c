@@ -13,7 +13,8 @@
 /* What differs between the families, with the defaults that the official implementation has for absent keys. */
 static const struct family_keys {
     const char *name;
-    const char *n_experts, *n_experts_too; /* keys: that of the published files, and the other spelling that the
+    const char *n_experts,
+        *n_experts_too;       /* keys: that of the published files, and the other spelling that the
                                               official code reads, and writes in some of its versions */
     const char *expert_width; /* key */
     double rope_theta, norm_eps;

@@ -11,16 +11,20 @@
 
 enum family { FAMILY_MIXTRAL, FAMILY_QWEN3_MOE, FAMILY_OLMOE, FAMILY_N };
 
-enum qk_norm { QK_NORM_NONE, QK_NORM_HEAD /* weight [head_dim], per head */, QK_NORM_FULL /* weight over all heads */ };
+enum qk_norm {
+    QK_NORM_NONE,
+    QK_NORM_HEAD /* weight [head_dim], per head */,
+    QK_NORM_FULL /* weight over all heads */
+};
 
 enum rope_kind { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
 
 struct rope_params {
     enum rope_kind kind;
     double theta, factor;
-    double low_freq_factor, high_freq_factor;                  /* llama3 */
-    double beta_fast, beta_slow, attention_factor;             /* yarn; attention_factor 0: by rule */
-    bool truncate;                                             /* yarn */
+    double low_freq_factor, high_freq_factor;      /* llama3 */
+    double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor 0: by rule */
+    bool truncate;                                 /* yarn */
     uint32_t original_ctx;
 };
 
@@ -46,13 +50,13 @@ struct hparams {
     bool gates_renormalized;
     bool is_moe[LIMIT_LAYERS]; /* per layer; false = dense MLP */
 
-    int32_t bos;                          /* -1: none */
-    int32_t eos[HPARAMS_MAX_EOS];         /* config.json and generation_config.json together */
+    int32_t bos;                  /* -1: none */
+    int32_t eos[HPARAMS_MAX_EOS]; /* config.json and generation_config.json together */
     uint32_t n_eos;
     /* generation_config.json: defaults of the API; NaN or 0 where absent */
     float temperature, top_p;
     uint32_t top_k_default;
-    bool do_sample; /* false: greedy by default */
+    bool do_sample;      /* false: greedy by default */
     char dtype_hint[16]; /* torch_dtype, for inspect only */
 };
 

@@ -14,21 +14,40 @@
 
 struct tensor {
     const char *name;
-    enum dtype dtype; /* DTYPE_N: a format that is not read; never for a tensor that the family needs */
+    enum dtype
+        dtype; /* DTYPE_N: a format that is not read; never for a tensor that the family needs */
     uint32_t n_dims;
     uint64_t dims[TENSOR_MAX_DIMS]; /* outermost first, as in safetensors: [out, in] */
     const uint8_t *data;            /* mapped; no alignment promised */
     uint64_t bytes;
-    uint32_t file;                  /* index into model_file_path() */
-    uint64_t file_off;              /* from the start of the file */
+    uint32_t file;     /* index into model_file_path() */
+    uint64_t file_off; /* from the start of the file */
 };
 
 /* What a tensor is for; a family's table maps (role, layer, expert) to its name. */
 enum weight_role {
-    W_EMBED, W_FINAL_NORM, W_HEAD,
-    W_ATTN_NORM, W_Q, W_K, W_V, W_O, W_Q_BIAS, W_K_BIAS, W_V_BIAS, W_O_BIAS, W_Q_NORM, W_K_NORM,
-    W_FFN_NORM, W_ROUTER, W_DENSE_GATE, W_DENSE_UP, W_DENSE_DOWN,
-    W_EXPERT_GATE, W_EXPERT_UP, W_EXPERT_DOWN,
+    W_EMBED,
+    W_FINAL_NORM,
+    W_HEAD,
+    W_ATTN_NORM,
+    W_Q,
+    W_K,
+    W_V,
+    W_O,
+    W_Q_BIAS,
+    W_K_BIAS,
+    W_V_BIAS,
+    W_O_BIAS,
+    W_Q_NORM,
+    W_K_NORM,
+    W_FFN_NORM,
+    W_ROUTER,
+    W_DENSE_GATE,
+    W_DENSE_UP,
+    W_DENSE_DOWN,
+    W_EXPERT_GATE,
+    W_EXPERT_UP,
+    W_EXPERT_DOWN,
     W_N_ROLES
 };
 
@@ -51,14 +70,15 @@ const char *model_file_dir(const struct model_file *f); /* where config.json is 
 /* The tensor of a role; NULL for roles that the family or its hparams do not have and, in a file opened in part, for
  * what is not here.
  * layer and expert are ignored where they do not apply. A tied head gives the embedding for W_HEAD. */
-const struct tensor *model_file_find(const struct model_file *f, enum weight_role role, uint32_t layer,
-                                     uint32_t expert);
+const struct tensor *model_file_find(const struct model_file *f, enum weight_role role,
+                                     uint32_t layer, uint32_t expert);
 /* The weight files, in order of their names. */
 uint32_t model_file_n_paths(const struct model_file *f);
 const char *model_file_path(const struct model_file *f, uint32_t file);
-const uint64_t *model_file_index_hash(const struct model_file *f); /* [2] xxh3-128 of the index; NULL for a single file */
+const uint64_t *model_file_index_hash(
+    const struct model_file *f); /* [2] xxh3-128 of the index; NULL for a single file */
 uint64_t model_file_size(const struct model_file *f, uint32_t file); /* bytes, header included */
-const char *model_file_index_path(const struct model_file *f);       /* NULL if there is one file only */
+const char *model_file_index_path(const struct model_file *f); /* NULL if there is one file only */
 
 /* Tell the kernel that these bytes are not needed any more (source pages are dropped once packed). */
 void model_file_drop(const struct model_file *f, const struct tensor *t);
@@ -66,17 +86,19 @@ void model_file_drop(const struct model_file *f, const struct tensor *t);
 /* Iterate all tensors of the files, by name order; for inspect. */
 uint32_t model_file_n_tensors(const struct model_file *f);
 const struct tensor *model_file_tensor(const struct model_file *f, uint32_t i);
-const char *model_file_dtype_text(const struct model_file *f, uint32_t i); /* as in the file: "BF16", "F8_E4M3" */
+const char *model_file_dtype_text(const struct model_file *f,
+                                  uint32_t i); /* as in the file: "BF16", "F8_E4M3" */
 
 /* 16 bytes as 32 hex digits + NUL: xxh3-128 over a canonical text of what decides the bits of an answer: the numbers
  * of hparams (without special tokens, context length and sampling defaults, which are the coordinator's alone),
  * `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE; of a single file the tensor table (names, dtypes,
  * shapes) and its size; of shards the bytes of the index and the dtype of the experts, which a machine that has only some
  * of the shards knows too. */
-#define NUMERICS_VERSION 1u
-#define WIRE_PROFILE 1u
+#define NUMERICS_VERSION        1u
+#define WIRE_PROFILE            1u
 #define MODEL_FILE_DIGEST_CHARS 33u
-void model_file_digest(const struct model_file *f, const char *quantize, char out[MODEL_FILE_DIGEST_CHARS]);
+void model_file_digest(const struct model_file *f, const char *quantize,
+                       char out[MODEL_FILE_DIGEST_CHARS]);
 
 /* xxh3-64 over the bytes of an expert's tensors as stored: gate, up, down. Reads them. `layer` must be MoE. */
 uint64_t model_file_expert_hash(const struct model_file *f, uint32_t layer, uint32_t expert);

@@ -156,8 +156,8 @@ static enum err_code open_files(const char *dir, bool in_part, json_t *map, stru
             return rc;
     }
     if (s->n_absent == s->n)
-        return err_set(why, ERR_NOT_FOUND, "none of the %u files it names is here, %s for one", s->n,
-                       s->items[0].name);
+        return err_set(why, ERR_NOT_FOUND, "none of the %u files it names is here, %s for one",
+                       s->n, s->items[0].name);
     return list_tensors(map, s, why);
 }
 

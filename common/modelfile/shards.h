@@ -24,7 +24,7 @@ struct shards {
         uint32_t shard;
     } * entries;
     uint32_t n_entries;
-    char *index_path; /* NULL for a single file */
+    char *index_path;       /* NULL for a single file */
     uint64_t index_hash[2]; /* xxh3-128 of the index file's bytes; 0 for a single file */
     uint32_t n_absent;
 };

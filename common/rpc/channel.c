@@ -42,7 +42,8 @@ char *rpc_target_uri(const char *target)
 static grpc_arg int_arg(const char *key, int value)
 {
     /* gRPC declares the key without const and does not write to it. */
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
+    return (grpc_arg){
+        .type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)key, .value.integer = value};
 }
 
 grpc_channel *rpc_channel_open(const char *target, enum rpc_lane lane, struct err *why)
@@ -61,11 +62,13 @@ grpc_channel *rpc_channel_open(const char *target, enum rpc_lane lane, struct er
         int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MIN_MS),
         int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RPC_CONNECT_TIMEOUT_MS), /* its real meaning */
         int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RPC_BACKOFF_MAX_MS),
-        int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000), /* 30 s by default: too long for a moved node */
+        int_arg(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS,
+                1000),                          /* 30 s by default: too long for a moved node */
         int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0), /* else http_proxy in the environment is used */
         int_arg(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1),
         int_arg(GRPC_ARG_ENABLE_RETRIES, 0),
-        int_arg("moe.lane", (int)lane), /* private: channels with equal arguments would share one connection */
+        int_arg("moe.lane",
+                (int)lane), /* private: channels with equal arguments would share one connection */
     };
     grpc_channel_args list = {.num_args = ARRAY_LEN(args), .args = args};
     char *uri = rpc_target_uri(target);

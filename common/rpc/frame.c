@@ -15,26 +15,31 @@ static enum err_code check_name(const char *field, const char *s, struct err *wh
 {
     size_t n = strlen(s);
     if (n <= NAME_MAX_BYTES) return ERR_OK;
-    return err_set(why, ERR_TOO_LARGE, "hello.%s: %zu bytes, the limit is %u", field, n, NAME_MAX_BYTES);
+    return err_set(why, ERR_TOO_LARGE, "hello.%s: %zu bytes, the limit is %u", field, n,
+                   NAME_MAX_BYTES);
 }
 
 /* Views of the message's bitmaps; *out is mem_free'd. */
 static enum err_code decode_bitmaps(const char *field, size_t n, const ProtobufCBinaryData *in,
                                     struct frame_bitmap **out, struct err *why)
 {
-    if (n > LIMIT_LAYERS) return err_set(why, ERR_TOO_LARGE, "%s: %zu layers, the limit is %u", field, n, LIMIT_LAYERS);
+    if (n > LIMIT_LAYERS)
+        return err_set(why, ERR_TOO_LARGE, "%s: %zu layers, the limit is %u", field, n,
+                       LIMIT_LAYERS);
     for (size_t i = 0; i < n; i++)
         if (in[i].len > LIMIT_EXPERTS / 8)
-            return err_set(why, ERR_TOO_LARGE, "%s[%zu]: %zu experts, the limit is %u", field, i, in[i].len * 8, LIMIT_EXPERTS);
+            return err_set(why, ERR_TOO_LARGE, "%s[%zu]: %zu experts, the limit is %u", field, i,
+                           in[i].len * 8, LIMIT_EXPERTS);
     struct frame_bitmap *maps = mem_zalloc_array(n, sizeof *maps);
     if (maps == NULL) return err_nomem(why, field);
-    for (size_t i = 0; i < n; i++) maps[i] = (struct frame_bitmap){in[i].data, in[i].len};
+    for (size_t i = 0; i < n; i++)
+        maps[i] = (struct frame_bitmap){in[i].data, in[i].len};
     *out = maps;
     return ERR_OK;
 }
 
-static enum err_code decode_hello(const Moesaic__V1__Hello *p, struct expert_hello *h, struct frame_bitmap **held,
-                                  struct err *why)
+static enum err_code decode_hello(const Moesaic__V1__Hello *p, struct expert_hello *h,
+                                  struct frame_bitmap **held, struct err *why)
 {
     enum err_code rc = check_name("model_digest", p->model_digest, why);
     if (rc == ERR_OK) rc = check_name("quantize", p->quantize, why);
@@ -73,7 +78,8 @@ static ProtobufCBinaryData *encode_bitmaps(const struct frame_bitmap *maps, uint
 }
 
 /* p borrows from h; p->held is mem_free'd by the caller. */
-static enum err_code encode_hello(const struct expert_hello *h, Moesaic__V1__Hello *p, struct err *why)
+static enum err_code encode_hello(const struct expert_hello *h, Moesaic__V1__Hello *p,
+                                  struct err *why)
 {
     moesaic__v1__hello__init(p);
     p->protocol = h->protocol;
@@ -94,9 +100,11 @@ static enum err_code encode_hello(const struct expert_hello *h, Moesaic__V1__Hel
     return p->held != NULL ? ERR_OK : err_nomem(why, "hello");
 }
 
-static enum err_code differ_number(const char *what, uint32_t ours, uint32_t theirs, struct err *why)
+static enum err_code differ_number(const char *what, uint32_t ours, uint32_t theirs,
+                                   struct err *why)
 {
-    return err_set(why, ERR_MISMATCH, "%s differs: ours is %u, the peer's is %u", what, ours, theirs);
+    return err_set(why, ERR_MISMATCH, "%s differs: ours is %u, the peer's is %u", what, ours,
+                   theirs);
 }
 
 static bool same_text(const char *a, const char *b)
@@ -104,20 +112,25 @@ static bool same_text(const char *a, const char *b)
     return strcmp(a != NULL ? a : "", b != NULL ? b : "") == 0;
 }
 
-static enum err_code differ_text(const char *what, const char *ours, const char *theirs, struct err *why)
+static enum err_code differ_text(const char *what, const char *ours, const char *theirs,
+                                 struct err *why)
 {
-    return err_set(why, ERR_MISMATCH, "%s differs: ours is \"%.200s\", the peer's is \"%.200s\"", what,
-                   ours != NULL ? ours : "", theirs != NULL ? theirs : "");
+    return err_set(why, ERR_MISMATCH, "%s differs: ours is \"%.200s\", the peer's is \"%.200s\"",
+                   what, ours != NULL ? ours : "", theirs != NULL ? theirs : "");
 }
 
-enum err_code frame_hello_check(const struct expert_hello *ours, const struct expert_hello *theirs, struct err *why)
+enum err_code frame_hello_check(const struct expert_hello *ours, const struct expert_hello *theirs,
+                                struct err *why)
 {
     /* Numerics, profile and quantization are part of the digest too: named first, they say more than two hashes. */
-    if (ours->protocol != theirs->protocol) return differ_number("protocol version", ours->protocol, theirs->protocol, why);
-    if (ours->numerics != theirs->numerics) return differ_number("numerics version", ours->numerics, theirs->numerics, why);
+    if (ours->protocol != theirs->protocol)
+        return differ_number("protocol version", ours->protocol, theirs->protocol, why);
+    if (ours->numerics != theirs->numerics)
+        return differ_number("numerics version", ours->numerics, theirs->numerics, why);
     if (ours->wire_profile != theirs->wire_profile)
         return differ_number("wire profile", ours->wire_profile, theirs->wire_profile, why);
-    if (!same_text(ours->quantize, theirs->quantize)) return differ_text("quantize", ours->quantize, theirs->quantize, why);
+    if (!same_text(ours->quantize, theirs->quantize))
+        return differ_text("quantize", ours->quantize, theirs->quantize, why);
     if (!same_text(ours->model_digest, theirs->model_digest))
         return differ_text("model digest", ours->model_digest, theirs->model_digest, why);
     return ERR_OK;
@@ -178,36 +191,44 @@ static enum err_code check_step(const Moesaic__V1__ExpertRequest *p, struct err 
 {
     if (p->n_experts == 0) return err_set(why, ERR_INVALID, "step without experts");
     if (p->n_experts > LIMIT_EXPERTS)
-        return err_set(why, ERR_TOO_LARGE, "%zu experts, the limit is %u", p->n_experts, LIMIT_EXPERTS);
+        return err_set(why, ERR_TOO_LARGE, "%zu experts, the limit is %u", p->n_experts,
+                       LIMIT_EXPERTS);
     if (p->n_experts != p->n_expert_rows)
-        return err_set(why, ERR_INVALID, "%zu experts but %zu expert_rows", p->n_experts, p->n_expert_rows);
+        return err_set(why, ERR_INVALID, "%zu experts but %zu expert_rows", p->n_experts,
+                       p->n_expert_rows);
     uint64_t sum = 0;
     for (size_t i = 0; i < p->n_experts; i++) {
         if (p->experts[i] >= LIMIT_EXPERTS)
-            return err_set(why, ERR_INVALID, "experts[%zu] is %u, the limit is %u", i, p->experts[i], LIMIT_EXPERTS);
+            return err_set(why, ERR_INVALID, "experts[%zu] is %u, the limit is %u", i,
+                           p->experts[i], LIMIT_EXPERTS);
         if (i > 0 && p->experts[i] <= p->experts[i - 1])
-            return err_set(why, ERR_INVALID, "experts[%zu] is %u after %u: not ascending", i, p->experts[i], p->experts[i - 1]);
+            return err_set(why, ERR_INVALID, "experts[%zu] is %u after %u: not ascending", i,
+                           p->experts[i], p->experts[i - 1]);
         if (p->expert_rows[i] == 0) return err_set(why, ERR_INVALID, "expert_rows[%zu] is 0", i);
         sum += p->expert_rows[i];
     }
     if (sum != p->n_row_index)
-        return err_set(why, ERR_INVALID, "expert_rows sum to %llu but there are %zu row indices", (unsigned long long)sum,
-                       p->n_row_index);
+        return err_set(why, ERR_INVALID, "expert_rows sum to %llu but there are %zu row indices",
+                       (unsigned long long)sum, p->n_row_index);
     for (size_t i = 0; i < p->n_row_index; i++)
         if (p->row_index[i] >= p->rows)
-            return err_set(why, ERR_INVALID, "row_index[%zu] is %u of %u rows", i, p->row_index[i], p->rows);
+            return err_set(why, ERR_INVALID, "row_index[%zu] is %u of %u rows", i, p->row_index[i],
+                           p->rows);
     return ERR_OK;
 }
 
 static enum err_code check_request(const Moesaic__V1__ExpertRequest *p, struct err *why)
 {
-    if ((unsigned)p->format > FRAME_Q8) return err_set(why, ERR_INVALID, "unknown row format %d", (int)p->format);
+    if ((unsigned)p->format > FRAME_Q8)
+        return err_set(why, ERR_INVALID, "unknown row format %d", (int)p->format);
     if (p->rows > LIMIT_FRAME_ROWS)
         return err_set(why, ERR_TOO_LARGE, "%u rows, the limit is %u", p->rows, LIMIT_FRAME_ROWS);
-    if (p->layer >= LIMIT_LAYERS) return err_set(why, ERR_INVALID, "layer %u, the limit is %u", p->layer, LIMIT_LAYERS);
+    if (p->layer >= LIMIT_LAYERS)
+        return err_set(why, ERR_INVALID, "layer %u, the limit is %u", p->layer, LIMIT_LAYERS);
     switch ((int)p->kind) {
     case EXPERT_REQUEST_HELLO:
-        return p->hello != NULL ? ERR_OK : err_set(why, ERR_INVALID, "hello request without a hello");
+        return p->hello != NULL ? ERR_OK
+                                : err_set(why, ERR_INVALID, "hello request without a hello");
     case EXPERT_REQUEST_STEP:
         return check_step(p, why);
     case EXPERT_REQUEST_ASSIGN:
@@ -218,7 +239,8 @@ static enum err_code check_request(const Moesaic__V1__ExpertRequest *p, struct e
     }
 }
 
-enum err_code frame_decode_request(const struct rpc_message *m, struct expert_request **out, struct err *why)
+enum err_code frame_decode_request(const struct rpc_message *m, struct expert_request **out,
+                                   struct err *why)
 {
     size_t n;
     const uint8_t *bytes = rpc_message_header(m, &n);
@@ -227,14 +249,16 @@ enum err_code frame_decode_request(const struct rpc_message *m, struct expert_re
     struct expert_request *q = &box->q;
     q->owner = box;
     ProtobufCMessage *base = NULL;
-    enum err_code rc = pb_unpack(&moesaic__v1__expert_request__descriptor, "ExpertRequest", bytes, n, &base, why);
+    enum err_code rc =
+        pb_unpack(&moesaic__v1__expert_request__descriptor, "ExpertRequest", bytes, n, &base, why);
     if (rc != ERR_OK) goto fail;
     Moesaic__V1__ExpertRequest *p = box->pb = (Moesaic__V1__ExpertRequest *)base;
     rc = check_request(p, why);
     if (rc == ERR_OK && p->hello != NULL) rc = decode_hello(p->hello, &box->hello, &box->held, why);
     if (rc == ERR_OK) rc = decode_bitmaps("assign", p->n_assign, p->assign, &box->assign, why);
     if (rc != ERR_OK) {
-        err_wrap(why, rc, "ExpertRequest kind %d step %llu", (int)p->kind, (unsigned long long)p->step);
+        err_wrap(why, rc, "ExpertRequest kind %d step %llu", (int)p->kind,
+                 (unsigned long long)p->step);
         goto fail;
     }
     q->kind = (enum expert_request_kind)p->kind;
@@ -308,16 +332,19 @@ static enum err_code code_by_name(const char *name)
     return ERR_INTERNAL;
 }
 
-static enum err_code check_reply(const Moesaic__V1__ExpertReply *p, size_t tensor_bytes, struct err *why)
+static enum err_code check_reply(const Moesaic__V1__ExpertReply *p, size_t tensor_bytes,
+                                 struct err *why)
 {
     switch ((int)p->kind) {
     case EXPERT_REPLY_HELLO:
     case EXPERT_REPLY_HOLDINGS:
         return p->hello != NULL ? ERR_OK : err_set(why, ERR_INVALID, "no hello in it");
     case EXPERT_REPLY_RESULT:
-        if ((unsigned)p->format > FRAME_BF16) return err_set(why, ERR_INVALID, "row format %d in a reply", (int)p->format);
+        if ((unsigned)p->format > FRAME_BF16)
+            return err_set(why, ERR_INVALID, "row format %d in a reply", (int)p->format);
         if (p->rows > tensor_bytes / 2) /* a row has at least one bf16 */
-            return err_set(why, ERR_INVALID, "%u rows in a tensor of %zu bytes", p->rows, tensor_bytes);
+            return err_set(why, ERR_INVALID, "%u rows in a tensor of %zu bytes", p->rows,
+                           tensor_bytes);
         return ERR_OK;
     case EXPERT_REPLY_ERROR:
     case EXPERT_REPLY_DRAINING:
@@ -328,7 +355,8 @@ static enum err_code check_reply(const Moesaic__V1__ExpertReply *p, size_t tenso
     }
 }
 
-enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_reply **out, struct err *why)
+enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_reply **out,
+                                 struct err *why)
 {
     size_t n;
     const uint8_t *bytes = rpc_message_header(m, &n);
@@ -337,13 +365,15 @@ enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_repl
     struct expert_reply *r = &box->r;
     r->owner = box;
     ProtobufCMessage *base = NULL;
-    enum err_code rc = pb_unpack(&moesaic__v1__expert_reply__descriptor, "ExpertReply", bytes, n, &base, why);
+    enum err_code rc =
+        pb_unpack(&moesaic__v1__expert_reply__descriptor, "ExpertReply", bytes, n, &base, why);
     if (rc != ERR_OK) goto fail;
     Moesaic__V1__ExpertReply *p = box->pb = (Moesaic__V1__ExpertReply *)base;
     rc = check_reply(p, rpc_message_tensor_bytes(m), why);
     if (rc == ERR_OK && p->hello != NULL) rc = decode_hello(p->hello, &box->hello, &box->held, why);
     if (rc != ERR_OK) {
-        err_wrap(why, rc, "ExpertReply kind %d step %llu", (int)p->kind, (unsigned long long)p->step);
+        err_wrap(why, rc, "ExpertReply kind %d step %llu", (int)p->kind,
+                 (unsigned long long)p->step);
         goto fail;
     }
     r->kind = (enum expert_reply_kind)p->kind;
@@ -353,7 +383,8 @@ enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_repl
     r->queue_us = p->queue_us;
     r->compute_us = p->compute_us;
     /* HOLDINGS carries one when an expert could not be loaded. */
-    if (r->kind == EXPERT_REPLY_ERROR || (r->kind == EXPERT_REPLY_HOLDINGS && p->error_code[0] != '\0'))
+    if (r->kind == EXPERT_REPLY_ERROR ||
+        (r->kind == EXPERT_REPLY_HOLDINGS && p->error_code[0] != '\0'))
         r->error = code_by_name(p->error_code);
     r->error_text = p->error_text;
     r->hello = p->hello != NULL ? &box->hello : NULL;
@@ -366,7 +397,8 @@ fail:
 
 /* ---- describe --------------------------------------------------------------------------------- */
 
-enum err_code frame_encode_describe(const struct expert_describe *d, struct buf *out, struct err *why)
+enum err_code frame_encode_describe(const struct expert_describe *d, struct buf *out,
+                                    struct err *why)
 {
     Moesaic__V1__DescribeReply p;
     Moesaic__V1__Hello hello;
@@ -398,14 +430,16 @@ void frame_describe_free(struct expert_describe *d)
     mem_free(box);
 }
 
-enum err_code frame_decode_describe(const void *bytes, size_t n, struct expert_describe **out, struct err *why)
+enum err_code frame_decode_describe(const void *bytes, size_t n, struct expert_describe **out,
+                                    struct err *why)
 {
     struct describe_box *box = mem_zalloc(sizeof *box);
     if (box == NULL) return err_nomem(why, "DescribeReply");
     struct expert_describe *d = &box->d;
     d->owner = box;
     ProtobufCMessage *base = NULL;
-    enum err_code rc = pb_unpack(&moesaic__v1__describe_reply__descriptor, "DescribeReply", bytes, n, &base, why);
+    enum err_code rc =
+        pb_unpack(&moesaic__v1__describe_reply__descriptor, "DescribeReply", bytes, n, &base, why);
     if (rc != ERR_OK) goto fail;
     Moesaic__V1__DescribeReply *p = box->pb = (Moesaic__V1__DescribeReply *)base;
     rc = p->hello != NULL ? decode_hello(p->hello, &box->hello, &box->held, why)

@@ -66,7 +66,7 @@ struct expert_request {
     const uint32_t *row_index; /* [n_index] */
     uint32_t n_index;
 
-    const struct expert_hello *hello; /* HELLO: not NULL */
+    const struct expert_hello *hello;  /* HELLO: not NULL */
     const struct frame_bitmap *assign; /* ASSIGN: [n_layers] */
     uint32_t n_layers;
     void *owner;
@@ -87,7 +87,8 @@ struct expert_reply {
     uint32_t rows;
     enum frame_format format; /* F32 or BF16 */
     uint32_t queue_us, compute_us;
-    enum err_code error; /* ERROR: never ERR_OK; HOLDINGS: why loading failed, or ERR_OK; a name this build does not know becomes ERR_INTERNAL */
+    enum err_code
+        error; /* ERROR: never ERR_OK; HOLDINGS: why loading failed, or ERR_OK; a name this build does not know becomes ERR_INTERNAL */
     const char *error_text;
     const struct expert_hello *hello; /* HELLO and HOLDINGS: not NULL */
     void *owner;
@@ -100,20 +101,26 @@ struct expert_describe {
 };
 
 /* Append the packed small fields to `out` (an rpc_out header). ERR_EXHAUSTED: no memory; `out` is then of no use. */
-enum err_code frame_encode_request(const struct expert_request *q, struct buf *out, struct err *why);
+enum err_code frame_encode_request(const struct expert_request *q, struct buf *out,
+                                   struct err *why);
 enum err_code frame_encode_reply(const struct expert_reply *p, struct buf *out, struct err *why);
-enum err_code frame_encode_describe(const struct expert_describe *d, struct buf *out, struct err *why);
+enum err_code frame_encode_describe(const struct expert_describe *d, struct buf *out,
+                                    struct err *why);
 
 /* Gives *out. ERR_INVALID (malformed, with what and where), ERR_TOO_LARGE (over a limit), ERR_EXHAUSTED (no memory). */
-enum err_code frame_decode_request(const struct rpc_message *m, struct expert_request **out, struct err *why);
-enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_reply **out, struct err *why);
-enum err_code frame_decode_describe(const void *bytes, size_t n, struct expert_describe **out, struct err *why);
+enum err_code frame_decode_request(const struct rpc_message *m, struct expert_request **out,
+                                   struct err *why);
+enum err_code frame_decode_reply(const struct rpc_message *m, struct expert_reply **out,
+                                 struct err *why);
+enum err_code frame_decode_describe(const void *bytes, size_t n, struct expert_describe **out,
+                                    struct err *why);
 void frame_request_free(struct expert_request *q); /* NULL is fine, here and below */
 void frame_reply_free(struct expert_reply *p);
 void frame_describe_free(struct expert_describe *d);
 
 /* ERR_MISMATCH names the first field that differs and both values; ours first. Compared, in this order: protocol, numerics,
  * wire profile, quantize, model digest. */
-enum err_code frame_hello_check(const struct expert_hello *ours, const struct expert_hello *theirs, struct err *why);
+enum err_code frame_hello_check(const struct expert_hello *ours, const struct expert_hello *theirs,
+                                struct err *why);
 
 #endif

@@ -19,7 +19,8 @@ struct watcher {
     bool one_shot; /* Check */
 };
 
-static bool send_status(struct rpc_call *c, Grpc__Health__V1__HealthCheckResponse__ServingStatus status)
+static bool send_status(struct rpc_call *c,
+                        Grpc__Health__V1__HealthCheckResponse__ServingStatus status)
 {
     uint8_t body[2] = {0x08, (uint8_t)status}; /* field 1; UNKNOWN (0) is never sent */
     return rpc_call_send(c, &(struct rpc_out){.header = body, .header_bytes = sizeof body});
@@ -27,11 +28,14 @@ static bool send_status(struct rpc_call *c, Grpc__Health__V1__HealthCheckRespons
 
 static bool send_state(struct watcher *w)
 {
-    return send_status(w->call, w->health->serving ? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING
-                                                   : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING);
+    return send_status(w->call,
+                       w->health->serving
+                           ? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING
+                           : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__NOT_SERVING);
 }
 
-static enum err_code begin(struct rpc_health *h, struct rpc_call *c, bool one_shot, void **call_ctx, struct err *why)
+static enum err_code begin(struct rpc_health *h, struct rpc_call *c, bool one_shot, void **call_ctx,
+                           struct err *why)
 {
     struct watcher *w = mem_zalloc(sizeof *w);
     if (w == NULL) return err_nomem(why, "health call");
@@ -57,8 +61,10 @@ static enum err_code on_watch(void *ctx, struct rpc_call *c, void **call_ctx, st
 static void unlist(struct watcher *w)
 {
     if (!w->watching) return;
-    if (w->prev != NULL) w->prev->next = w->next;
-    else w->health->watchers = w->next;
+    if (w->prev != NULL)
+        w->prev->next = w->next;
+    else
+        w->health->watchers = w->next;
     if (w->next != NULL) w->next->prev = w->prev;
     w->watching = false;
 }
@@ -82,7 +88,8 @@ static void on_request(void *call_ctx, struct rpc_call *c, struct rpc_message *m
         else
             rpc_call_finish(c, GRPC_STATUS_RESOURCE_EXHAUSTED, "no memory");
     } else if (!known) {
-        (void)send_status(c, GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVICE_UNKNOWN);
+        (void)send_status(c,
+                          GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVICE_UNKNOWN);
     } else if (!w->watching) {
         (void)send_state(w);
         w->next = w->health->watchers;
@@ -122,14 +129,16 @@ void rpc_health_set(struct rpc_health *h, bool serving)
 {
     if (h->serving == serving) return;
     h->serving = serving;
-    for (struct watcher *w = h->watchers; w != NULL; w = w->next) (void)send_state(w);
+    for (struct watcher *w = h->watchers; w != NULL; w = w->next)
+        (void)send_state(w);
 }
 
 void rpc_health_finish(struct rpc_health *h)
 {
     rpc_health_set(h, false);
     h->finished = true;
-    for (struct watcher *w = h->watchers; w != NULL; w = w->next) rpc_call_finish(w->call, GRPC_STATUS_OK, "");
+    for (struct watcher *w = h->watchers; w != NULL; w = w->next)
+        rpc_call_finish(w->call, GRPC_STATUS_OK, "");
 }
 
 void rpc_health_close(struct rpc_health *h)

@@ -8,7 +8,8 @@
 #include "common/rpc/pb.h"
 #include "moesaic/v1/inference.pb-c.h"
 
-#define IS_SET(p, FIELD, Name) ((p)->opt_##FIELD##_case != MOESAIC__V1__GENERATE_REQUEST__OPT_##Name##__NOT_SET)
+#define IS_SET(p, FIELD, Name)                                                                     \
+    ((p)->opt_##FIELD##_case != MOESAIC__V1__GENERATE_REQUEST__OPT_##Name##__NOT_SET)
 
 /* ---- request ---------------------------------------------------------------------------------- */
 
@@ -59,17 +60,23 @@ static bool text_has_nul(const uint8_t *p, size_t n, uint32_t texts, uint32_t ne
             if (!read_varint(&p, end, &v)) return false;
             v = 0;
             break;
-        case 1: v = 8; break;
-        case 5: v = 4; break;
+        case 1:
+            v = 8;
+            break;
+        case 5:
+            v = 4;
+            break;
         case 2:
             if (!read_varint(&p, end, &v)) return false;
             break;
-        default: return false;
+        default:
+            return false;
         }
         if (v > (size_t)(end - p)) return false;
         if ((tag & 7) == 2 && field < 32) {
             if ((texts >> field & 1) && memchr(p, 0, (size_t)v) != NULL) return true;
-            if (nested != 0 && field == nested && text_has_nul(p, (size_t)v, 1u << 1 | 1u << 2, 0)) return true;
+            if (nested != 0 && field == nested && text_has_nul(p, (size_t)v, 1u << 1 | 1u << 2, 0))
+                return true;
         }
         p += v;
     }
@@ -81,17 +88,21 @@ static enum err_code check_request(const Moesaic__V1__GenerateRequest *p, struct
     bool prompt = IS_SET(p, prompt, PROMPT);
     int given = prompt + (p->n_prompt_ids > 0) + (p->n_messages > 0);
     if (given != 1)
-        return err_set(why, ERR_INVALID, "give exactly one of prompt, prompt_ids and messages; there are %d", given);
+        return err_set(why, ERR_INVALID,
+                       "give exactly one of prompt, prompt_ids and messages; there are %d", given);
     if (p->n_stop > LIMIT_STOP_STRINGS)
-        return err_set(why, ERR_INVALID, "%zu stop strings, the limit is %u", p->n_stop, LIMIT_STOP_STRINGS);
+        return err_set(why, ERR_INVALID, "%zu stop strings, the limit is %u", p->n_stop,
+                       LIMIT_STOP_STRINGS);
     if (IS_SET(p, top_logprobs, TOP_LOGPROBS) && p->top_logprobs > LIMIT_TOP_LOGPROBS)
-        return err_set(why, ERR_INVALID, "top_logprobs is %u, the limit is %u", p->top_logprobs, LIMIT_TOP_LOGPROBS);
+        return err_set(why, ERR_INVALID, "top_logprobs is %u, the limit is %u", p->top_logprobs,
+                       LIMIT_TOP_LOGPROBS);
     enum err_code rc = prompt ? check_text("prompt", 0, p->prompt, why) : ERR_OK;
     if (rc == ERR_OK) rc = check_text("model", 0, p->model, why);
     for (size_t i = 0; rc == ERR_OK && i < p->n_stop; i++) {
         size_t n = strlen(p->stop[i]);
         if (n == 0 || n > LIMIT_STOP_BYTES)
-            return err_set(why, ERR_INVALID, "stop[%zu] has %zu bytes, allowed are 1 to %u", i, n, LIMIT_STOP_BYTES);
+            return err_set(why, ERR_INVALID, "stop[%zu] has %zu bytes, allowed are 1 to %u", i, n,
+                           LIMIT_STOP_BYTES);
         rc = check_text("stop", i, p->stop[i], why);
     }
     for (size_t i = 0; rc == ERR_OK && i < p->n_messages; i++) {
@@ -101,16 +112,19 @@ static enum err_code check_request(const Moesaic__V1__GenerateRequest *p, struct
     return rc;
 }
 
-enum err_code frame_decode_generate_request(const void *bytes, size_t n, struct generate_request **out, struct err *why)
+enum err_code frame_decode_generate_request(const void *bytes, size_t n,
+                                            struct generate_request **out, struct err *why)
 {
     if (n > LIMIT_HTTP_BODY_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "GenerateRequest: %zu bytes, the limit is %u", n, LIMIT_HTTP_BODY_BYTES);
+        return err_set(why, ERR_TOO_LARGE, "GenerateRequest: %zu bytes, the limit is %u", n,
+                       LIMIT_HTTP_BODY_BYTES);
     struct request_box *box = mem_zalloc(sizeof *box);
     if (box == NULL) return err_nomem(why, "GenerateRequest");
     struct generate_request *q = &box->q;
     q->owner = box;
     ProtobufCMessage *base = NULL;
-    enum err_code rc = pb_unpack(&moesaic__v1__generate_request__descriptor, "GenerateRequest", bytes, n, &base, why);
+    enum err_code rc = pb_unpack(&moesaic__v1__generate_request__descriptor, "GenerateRequest",
+                                 bytes, n, &base, why);
     if (rc != ERR_OK) goto fail;
     Moesaic__V1__GenerateRequest *p = box->pb = (Moesaic__V1__GenerateRequest *)base;
     rc = check_request(p, why);
@@ -137,7 +151,8 @@ enum err_code frame_decode_generate_request(const void *bytes, size_t n, struct 
     if ((q->has_top_k = IS_SET(p, top_k, TOP_K))) q->top_k = p->top_k;
     if ((q->has_min_p = IS_SET(p, min_p, MIN_P))) q->min_p = p->min_p;
     if ((q->has_seed = IS_SET(p, seed, SEED))) q->seed = p->seed;
-    if ((q->has_top_logprobs = IS_SET(p, top_logprobs, TOP_LOGPROBS))) q->top_logprobs = p->top_logprobs;
+    if ((q->has_top_logprobs = IS_SET(p, top_logprobs, TOP_LOGPROBS)))
+        q->top_logprobs = p->top_logprobs;
     q->stop = (const char *const *)p->stop;
     q->n_stop = p->n_stop;
     q->ignore_eos = p->ignore_eos != 0;
@@ -155,7 +170,8 @@ fail:
         (p)->field = (q)->field;                                                                   \
     }
 
-enum err_code frame_encode_generate_request(const struct generate_request *q, struct buf *out, struct err *why)
+enum err_code frame_encode_generate_request(const struct generate_request *q, struct buf *out,
+                                            struct err *why)
 {
     Moesaic__V1__GenerateRequest p;
     moesaic__v1__generate_request__init(&p);
@@ -202,7 +218,8 @@ static Moesaic__V1__TokenLogprob **encode_logprobs(const struct generate_logprob
 {
     Moesaic__V1__TokenLogprob **out = mem_zalloc_array(n, sizeof *out + sizeof **out);
     if (out == NULL) return NULL;
-    _Static_assert(_Alignof(Moesaic__V1__TokenLogprob) <= sizeof(void *), "messages follow the pointers");
+    _Static_assert(_Alignof(Moesaic__V1__TokenLogprob) <= sizeof(void *),
+                   "messages follow the pointers");
     Moesaic__V1__TokenLogprob *all = (Moesaic__V1__TokenLogprob *)(void *)(out + n);
     for (size_t i = 0; i < n; i++) {
         moesaic__v1__token_logprob__init(&all[i]);
@@ -216,11 +233,13 @@ static Moesaic__V1__TokenLogprob **encode_logprobs(const struct generate_logprob
 static struct generate_logprob *decode_logprobs(Moesaic__V1__TokenLogprob **in, size_t n)
 {
     struct generate_logprob *out = mem_zalloc_array(n, sizeof *out);
-    for (size_t i = 0; out != NULL && i < n; i++) out[i] = (struct generate_logprob){in[i]->id, in[i]->logprob};
+    for (size_t i = 0; out != NULL && i < n; i++)
+        out[i] = (struct generate_logprob){in[i]->id, in[i]->logprob};
     return out;
 }
 
-enum err_code frame_encode_generate_reply(const struct generate_reply *r, struct buf *out, struct err *why)
+enum err_code frame_encode_generate_reply(const struct generate_reply *r, struct buf *out,
+                                          struct err *why)
 {
     Moesaic__V1__GenerateReply p;
     Moesaic__V1__Usage usage;
@@ -239,7 +258,8 @@ enum err_code frame_encode_generate_reply(const struct generate_reply *r, struct
     }
     p.logprobs = encode_logprobs(r->logprobs, r->n_logprobs);
     p.top_logprobs = encode_logprobs(r->top_logprobs, r->n_top_logprobs);
-    enum err_code rc = p.logprobs != NULL && p.top_logprobs != NULL ? ERR_OK : err_nomem(why, "logprobs");
+    enum err_code rc =
+        p.logprobs != NULL && p.top_logprobs != NULL ? ERR_OK : err_nomem(why, "logprobs");
     if (rc == ERR_OK) {
         p.n_logprobs = r->n_logprobs;
         p.n_top_logprobs = r->n_top_logprobs;
@@ -266,14 +286,16 @@ void frame_generate_reply_free(struct generate_reply *r)
     mem_free(box);
 }
 
-enum err_code frame_decode_generate_reply(const void *bytes, size_t n, struct generate_reply **out, struct err *why)
+enum err_code frame_decode_generate_reply(const void *bytes, size_t n, struct generate_reply **out,
+                                          struct err *why)
 {
     struct reply_box *box = mem_zalloc(sizeof *box);
     if (box == NULL) return err_nomem(why, "GenerateReply");
     struct generate_reply *r = &box->r;
     r->owner = box;
     ProtobufCMessage *base = NULL;
-    enum err_code rc = pb_unpack(&moesaic__v1__generate_reply__descriptor, "GenerateReply", bytes, n, &base, why);
+    enum err_code rc =
+        pb_unpack(&moesaic__v1__generate_reply__descriptor, "GenerateReply", bytes, n, &base, why);
     if (rc != ERR_OK) goto fail;
     Moesaic__V1__GenerateReply *p = box->pb = (Moesaic__V1__GenerateReply *)base;
     box->logprobs = decode_logprobs(p->logprobs, p->n_logprobs);

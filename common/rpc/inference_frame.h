@@ -23,13 +23,14 @@ struct generate_request {
     const struct generate_message *messages;
     size_t n_messages;
 
-    bool has_max_tokens, has_temperature, has_top_p, has_top_k, has_min_p, has_seed, has_top_logprobs;
+    bool has_max_tokens, has_temperature, has_top_p, has_top_k, has_min_p, has_seed,
+        has_top_logprobs;
     uint32_t max_tokens;
     double temperature, top_p; /* as sent: NaN is possible, the API checks ranges */
     uint32_t top_k;
     double min_p;
     int64_t seed;
-    uint32_t top_logprobs; /* <= LIMIT_TOP_LOGPROBS */
+    uint32_t top_logprobs;   /* <= LIMIT_TOP_LOGPROBS */
     const char *const *stop; /* <= LIMIT_STOP_STRINGS of <= LIMIT_STOP_BYTES */
     size_t n_stop;
     bool ignore_eos;
@@ -57,12 +58,16 @@ struct generate_reply {
 };
 
 /* Append the packed message to `out` (an rpc_out header). */
-enum err_code frame_encode_generate_request(const struct generate_request *q, struct buf *out, struct err *why);
-enum err_code frame_encode_generate_reply(const struct generate_reply *p, struct buf *out, struct err *why);
+enum err_code frame_encode_generate_request(const struct generate_request *q, struct buf *out,
+                                            struct err *why);
+enum err_code frame_encode_generate_reply(const struct generate_reply *p, struct buf *out,
+                                          struct err *why);
 
 /* Gives *out. ERR_INVALID, ERR_TOO_LARGE (over LIMIT_HTTP_BODY_BYTES: same bound as the HTTP API), ERR_EXHAUSTED. */
-enum err_code frame_decode_generate_request(const void *bytes, size_t n, struct generate_request **out, struct err *why);
-enum err_code frame_decode_generate_reply(const void *bytes, size_t n, struct generate_reply **out, struct err *why);
+enum err_code frame_decode_generate_request(const void *bytes, size_t n,
+                                            struct generate_request **out, struct err *why);
+enum err_code frame_decode_generate_reply(const void *bytes, size_t n, struct generate_reply **out,
+                                          struct err *why);
 void frame_generate_request_free(struct generate_request *q); /* NULL is fine */
 void frame_generate_reply_free(struct generate_reply *p);
 

@@ -73,9 +73,9 @@ void rpc_out_release(const struct rpc_out *out);
 struct stream;
 struct stream_ops {
     void (*message)(struct stream *s, struct rpc_message *m); /* takes m */
-    void (*end)(struct stream *s);   /* no more messages will come (end, cancel, lost) */
+    void (*end)(struct stream *s);     /* no more messages will come (end, cancel, lost) */
     void (*flushed)(struct stream *s); /* the send queue ran empty, or was dropped */
-    void (*idle)(struct stream *s);  /* nothing pending: free it */
+    void (*idle)(struct stream *s);    /* nothing pending: free it */
 };
 
 struct stream_out; /* one queued message */
@@ -89,17 +89,18 @@ struct stream {
     struct stream_out *head, *tail;
     size_t n_unsent;
     bool sending;
-    bool broken;        /* takes no more messages to send */
-    bool over;          /* the final status is known: nothing more can be received */
-    bool quiet;         /* received messages are dropped and no more are asked for */
-    bool lazy_initial;  /* server: initial metadata goes with the first batch that sends */
+    bool broken;       /* takes no more messages to send */
+    bool over;         /* the final status is known: nothing more can be received */
+    bool quiet;        /* received messages are dropped and no more are asked for */
+    bool lazy_initial; /* server: initial metadata goes with the first batch that sends */
     grpc_byte_buffer *incoming;
     struct rpc_tag send_tag, recv_tag;
 };
 
 void stream_init(struct stream *s, struct rpc *r, const struct stream_ops *ops);
 void stream_batch(struct stream *s, const grpc_op *ops, size_t n, struct rpc_tag *tag); /* counts */
-void stream_unpend(struct stream *s); /* at the end of each `done`; may free s by way of ops->idle */
+void stream_unpend(
+    struct stream *s); /* at the end of each `done`; may free s by way of ops->idle */
 void stream_receive(struct stream *s); /* ask for the first message; the rest follows by itself */
 bool stream_send(struct stream *s, const struct rpc_out *out);
 void stream_drop(struct stream *s); /* nothing more can be sent: forget what is queued */

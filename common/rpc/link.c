@@ -16,7 +16,7 @@
 #include "common/base/mem.h"
 #include "common/rpc/internal.h"
 
-#define WATCH_MS      500     /* a watch returns by then, so that a closed link is not held for long */
+#define WATCH_MS      500 /* a watch returns by then, so that a closed link is not held for long */
 #define STEADY_US     5000000 /* a stream that lasted so long begins its backoff anew */
 #define DOWN_TEXT_MAX 512
 
@@ -98,7 +98,8 @@ static void session_nothing(struct stream *st)
 
 static uint64_t jittered(uint64_t us)
 {
-    return us - us / 5 + clock_now_ns() % (2 * us / 5 + 1); /* +-20 %: nodes restarted together spread out */
+    return us - us / 5 +
+           clock_now_ns() % (2 * us / 5 + 1); /* +-20 %: nodes restarted together spread out */
 }
 
 static void wait_and_reconnect(struct rpc_link *l, bool was_steady)
@@ -156,8 +157,8 @@ static bool session_begin(struct rpc_link *l)
     grpc_metadata_array_init(&s->initial);
     grpc_metadata_array_init(&s->trailing);
     grpc_slice method = grpc_slice_from_copied_string(l->method);
-    s->st.call = grpc_channel_create_call(l->channel, NULL, GRPC_PROPAGATE_DEFAULTS, l->r->cq, method, NULL,
-                                          gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    s->st.call = grpc_channel_create_call(l->channel, NULL, GRPC_PROPAGATE_DEFAULTS, l->r->cq,
+                                          method, NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
     grpc_slice_unref(method);
     l->session = s;
 
@@ -218,16 +219,18 @@ static void connect_now(struct rpc_link *l)
         l->pins++; /* until on_watch */
         grpc_channel_watch_connectivity_state(
             l->channel, state,
-            gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(WATCH_MS, GPR_TIMESPAN)), l->r->cq,
-            &l->watch_tag);
+            gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                         gpr_time_from_millis(WATCH_MS, GPR_TIMESPAN)),
+            l->r->cq, &l->watch_tag);
     }
     unpin(l);
 }
 
 /* ---- the face --------------------------------------------------------------------------------- */
 
-enum err_code rpc_link_open(struct rpc *r, const char *target, enum rpc_lane lane, const char *method,
-                            const struct rpc_link_handlers *h, void *ctx, struct rpc_link **out, struct err *why)
+enum err_code rpc_link_open(struct rpc *r, const char *target, enum rpc_lane lane,
+                            const char *method, const struct rpc_link_handlers *h, void *ctx,
+                            struct rpc_link **out, struct err *why)
 {
     assert(h->on_open != NULL && h->on_message != NULL);
     struct rpc_link *l = mem_zalloc(sizeof *l);

@@ -13,9 +13,9 @@
 #include "common/base/mem.h"
 #include "common/rpc/internal.h"
 
-#define TENSOR_FIELD    15u
-#define TENSOR_TAG      ((TENSOR_FIELD << 3) | 2u) /* 0x7A: one byte */
-#define INLINE_HEADER   512u /* a decode step's header with straddling fits: no second allocation */
+#define TENSOR_FIELD  15u
+#define TENSOR_TAG    ((TENSOR_FIELD << 3) | 2u) /* 0x7A: one byte */
+#define INLINE_HEADER 512u /* a decode step's header with straddling fits: no second allocation */
 
 struct rpc_message {
     grpc_byte_buffer *bb;
@@ -199,7 +199,8 @@ static bool split(struct rpc_message *m)
     struct field f, first = {0};
     bool found = false, gather = false;
     while (c.left > 0) {
-        if (!next_field(&c, total, &f)) return set_header(m, total); /* malformed: the decoder will say so */
+        if (!next_field(&c, total, &f))
+            return set_header(m, total); /* malformed: the decoder will say so */
         if (found) gather = true;
         if (f.tensor && !found) {
             found = true;
@@ -356,11 +357,14 @@ grpc_byte_buffer *rpc_message_build(const struct rpc_out *out)
         slices[n++] = head_slice(out, tensor_bytes, false);
         for (unsigned i = 0; i < out->n_parts; i++) {
             const struct rpc_part *p = &out->tensor[i];
-            if (p->bytes > 0) /* gRPC only reads: the cast away from const goes through an integer */
-                slices[n++] = grpc_slice_new_with_user_data((void *)(uintptr_t)p->data, p->bytes, slice_gone, b);
+            if (p->bytes >
+                0) /* gRPC only reads: the cast away from const goes through an integer */
+                slices[n++] = grpc_slice_new_with_user_data((void *)(uintptr_t)p->data, p->bytes,
+                                                            slice_gone, b);
         }
     }
     grpc_byte_buffer *bb = grpc_raw_byte_buffer_create(slices, n);
-    for (size_t i = 0; i < n; i++) grpc_slice_unref(slices[i]);
+    for (size_t i = 0; i < n; i++)
+        grpc_slice_unref(slices[i]);
     return bb;
 }

@@ -22,8 +22,10 @@ static void *budget_alloc(void *data, size_t n)
         return NULL;
     }
     void *p = mem_alloc(n);
-    if (p == NULL) b->out_of_memory = true;
-    else b->left -= n;
+    if (p == NULL)
+        b->out_of_memory = true;
+    else
+        b->left -= n;
     return p;
 }
 
@@ -33,17 +35,20 @@ static void budget_free(void *data, void *p)
     mem_free(p);
 }
 
-enum err_code pb_unpack(const ProtobufCMessageDescriptor *type, const char *name, const void *bytes, size_t n,
-                        ProtobufCMessage **out, struct err *why)
+enum err_code pb_unpack(const ProtobufCMessageDescriptor *type, const char *name, const void *bytes,
+                        size_t n, ProtobufCMessage **out, struct err *why)
 {
     if (n > LIMIT_HEADER_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes, the limit is %u", name, n, LIMIT_HEADER_BYTES);
+        return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes, the limit is %u", name, n,
+                       LIMIT_HEADER_BYTES);
     struct budget b = {.left = BUDGET_FIXED + BUDGET_FACTOR * n};
     ProtobufCAllocator a = {.alloc = budget_alloc, .free = budget_free, .allocator_data = &b};
     ProtobufCMessage *m = protobuf_c_message_unpack(type, &a, n, bytes);
     if (m == NULL) {
         if (b.out_of_memory) return err_nomem(why, name);
-        if (b.spent) return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes unpack to over %zu", name, n, BUDGET_FIXED + BUDGET_FACTOR * n);
+        if (b.spent)
+            return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes unpack to over %zu", name, n,
+                           BUDGET_FIXED + BUDGET_FACTOR * n);
         return err_set(why, ERR_INVALID, "%s: malformed protobuf message of %zu bytes", name, n);
     }
     *out = m;

@@ -10,11 +10,12 @@
 #include "common/base/err.h"
 
 /* Append the packed message. */
-enum err_code pb_pack(const ProtobufCMessage *m, const char *name, struct buf *out, struct err *why);
+enum err_code pb_pack(const ProtobufCMessage *m, const char *name, struct buf *out,
+                      struct err *why);
 
 /* Gives *out; memory is bounded by the message's length. ERR_INVALID, ERR_TOO_LARGE or ERR_EXHAUSTED. */
-enum err_code pb_unpack(const ProtobufCMessageDescriptor *type, const char *name, const void *bytes, size_t n,
-                        ProtobufCMessage **out, struct err *why);
+enum err_code pb_unpack(const ProtobufCMessageDescriptor *type, const char *name, const void *bytes,
+                        size_t n, ProtobufCMessage **out, struct err *why);
 void pb_free(ProtobufCMessage *m); /* NULL is fine */
 
 /* protobuf-c's fields are not const although packing only reads them. */

@@ -74,9 +74,11 @@ enum err_code rpc_open(struct rpc **out, struct err *why)
     }
     grpc_init();
     r->cq = grpc_completion_queue_create_for_next(NULL);
-    r->wake_channel = grpc_lame_client_channel_create("wake", GRPC_STATUS_UNAVAILABLE, "wake-up handle");
-    r->wake_call = grpc_channel_create_call(r->wake_channel, NULL, 0, r->cq, grpc_slice_from_static_string("/wake"),
-                                            NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    r->wake_channel =
+        grpc_lame_client_channel_create("wake", GRPC_STATUS_UNAVAILABLE, "wake-up handle");
+    r->wake_call = grpc_channel_create_call(r->wake_channel, NULL, 0, r->cq,
+                                            grpc_slice_from_static_string("/wake"), NULL,
+                                            gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
     r->wake_tag.done = woke;
     *out = r;
     return ERR_OK;
@@ -95,7 +97,8 @@ void rpc_close(struct rpc *r)
     /* Closed links and calls may wait for completions yet: take them all. Their handlers start nothing new. */
     grpc_completion_queue_shutdown(r->cq);
     for (;;) {
-        grpc_event ev = grpc_completion_queue_next(r->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        grpc_event ev =
+            grpc_completion_queue_next(r->cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         if (ev.type == GRPC_QUEUE_SHUTDOWN) break;
         if (ev.type == GRPC_OP_COMPLETE) dispatch(&ev);
     }
@@ -139,8 +142,10 @@ void rpc_timer_arm(struct rpc *r, struct rpc_timer *t, uint64_t delay_us)
 void rpc_timer_disarm(struct rpc *r, struct rpc_timer *t)
 {
     if (!t->armed) return;
-    if (t->prev != NULL) t->prev->next = t->next;
-    else r->timers = t->next;
+    if (t->prev != NULL)
+        t->prev->next = t->next;
+    else
+        r->timers = t->next;
     if (t->next != NULL) t->next->prev = t->prev;
     t->armed = false;
 }
@@ -148,9 +153,12 @@ void rpc_timer_disarm(struct rpc *r, struct rpc_timer *t)
 static unsigned fire_timers(struct rpc *r, uint64_t now_us)
 {
     unsigned n = 0;
-    for (;;) { /* from the front after each: a callback may change the list. Fired timers are off it. */
+    for (
+        ;
+        ;) { /* from the front after each: a callback may change the list. Fired timers are off it. */
         struct rpc_timer *t = r->timers;
-        while (t != NULL && t->due_us > now_us) t = t->next;
+        while (t != NULL && t->due_us > now_us)
+            t = t->next;
         if (t == NULL) return n;
         rpc_timer_disarm(r, t);
         t->fire(t);

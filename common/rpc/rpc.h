@@ -67,26 +67,29 @@ struct rpc_link;
 enum rpc_lane { RPC_LANE_DECODE = 1, RPC_LANE_BULK = 2 };
 
 struct rpc_link_handlers {
-    void (*on_open)(void *ctx, struct rpc_link *l);                            /* connected, stream begun: send the hello */
-    void (*on_message)(void *ctx, struct rpc_link *l, struct rpc_message *m);  /* takes m */
+    void (*on_open)(void *ctx, struct rpc_link *l); /* connected, stream begun: send the hello */
+    void (*on_message)(void *ctx, struct rpc_link *l, struct rpc_message *m); /* takes m */
     /* The stream ended (peer died, refused, finished). Unless closed, the link reconnects with backoff
      * 100 ms .. 2 s and calls on_open again. grpc_status and text as received. */
     void (*on_down)(void *ctx, struct rpc_link *l, int grpc_status, const char *text);
 };
 
 /* target "host:port" or "unix:/path". Begins to connect at once; failures show in on_down (once per change to down). */
-enum err_code rpc_link_open(struct rpc *r, const char *target, enum rpc_lane lane, const char *method,
-                            const struct rpc_link_handlers *h, void *ctx, struct rpc_link **out, struct err *why);
+enum err_code rpc_link_open(struct rpc *r, const char *target, enum rpc_lane lane,
+                            const char *method, const struct rpc_link_handlers *h, void *ctx,
+                            struct rpc_link **out, struct err *why);
 /* Queued in order; false if the link is down (nothing sent, release has been called) or memory is short. */
 bool rpc_link_send(struct rpc_link *l, const struct rpc_out *out);
-bool rpc_link_is_open(const struct rpc_link *l); /* between on_open and the end of the stream */
+bool rpc_link_is_open(const struct rpc_link *l);  /* between on_open and the end of the stream */
 size_t rpc_link_unsent(const struct rpc_link *l); /* messages queued, not yet accepted by gRPC */
-void rpc_link_reset(struct rpc_link *l, const char *reason); /* drop the stream (bad peer); reconnects */
+void rpc_link_reset(struct rpc_link *l,
+                    const char *reason); /* drop the stream (bad peer); reconnects */
 void rpc_link_close(struct rpc_link *l); /* no callbacks after this returns */
 
 /* One unary call, for tools: blocks (polls r) up to timeout_ms. *reply is mem_free'd bytes. */
-enum err_code rpc_unary(struct rpc *r, const char *target, const char *method, const void *request, size_t bytes,
-                        unsigned timeout_ms, uint8_t **reply, size_t *reply_bytes, struct err *why);
+enum err_code rpc_unary(struct rpc *r, const char *target, const char *method, const void *request,
+                        size_t bytes, unsigned timeout_ms, uint8_t **reply, size_t *reply_bytes,
+                        struct err *why);
 
 /* ---- server ----------------------------------------------------------------------------------- */
 
@@ -110,16 +113,18 @@ struct rpc_method {
 };
 
 /* `methods` are copied, their paths borrowed. address "host:port" or "unix:/path", port 0 takes a free one. UNAVAILABLE "address in use" names the address. Unknown methods answer UNIMPLEMENTED. */
-enum err_code rpc_server_open(struct rpc *r, const char *address, const struct rpc_method *methods, unsigned n_methods,
-                              struct rpc_server **out, struct err *why);
+enum err_code rpc_server_open(struct rpc *r, const char *address, const struct rpc_method *methods,
+                              unsigned n_methods, struct rpc_server **out, struct err *why);
 unsigned rpc_server_port(const struct rpc_server *s);
 /* Refuse new calls and finish the rest: GOAWAY; open calls end by themselves or are cancelled after grace_ms. Polls r,
  * so not from a callback. */
 void rpc_server_close(struct rpc_server *s, unsigned grace_ms);
 
-bool rpc_call_send(struct rpc_call *c, const struct rpc_out *out); /* false: the call is over or memory is short */
+bool rpc_call_send(struct rpc_call *c,
+                   const struct rpc_out *out); /* false: the call is over or memory is short */
 size_t rpc_call_unsent(const struct rpc_call *c);
-void rpc_call_finish(struct rpc_call *c, int grpc_status, const char *text); /* after what is queued was sent */
+void rpc_call_finish(struct rpc_call *c, int grpc_status,
+                     const char *text); /* after what is queued was sent */
 const char *rpc_call_peer(const struct rpc_call *c);
 
 /* ---- grpc.health.v1 --------------------------------------------------------------------------- */
@@ -129,7 +134,7 @@ struct rpc_health;
 struct rpc_health *rpc_health_open(void);
 void rpc_health_methods(struct rpc_health *h, struct rpc_method out[2]);
 void rpc_health_set(struct rpc_health *h, bool serving); /* polling thread */
-void rpc_health_finish(struct rpc_health *h);            /* end the Watch calls, before rpc_server_close */
-void rpc_health_close(struct rpc_health *h);              /* after rpc_server_close */
+void rpc_health_finish(struct rpc_health *h); /* end the Watch calls, before rpc_server_close */
+void rpc_health_close(struct rpc_health *h);  /* after rpc_server_close */
 
 #endif

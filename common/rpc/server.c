@@ -79,7 +79,8 @@ static void call_message(struct stream *st, struct rpc_message *m)
 static void call_end(struct stream *st)
 {
     struct rpc_call *c = (struct rpc_call *)st;
-    if (c->method != NULL && !c->st.over && !c->finish_wanted && c->method->handlers.on_half_close != NULL)
+    if (c->method != NULL && !c->st.over && !c->finish_wanted &&
+        c->method->handlers.on_half_close != NULL)
         c->method->handlers.on_half_close(c->ctx, c);
 }
 
@@ -119,8 +120,8 @@ static void accept_next(struct rpc_server *s)
 {
     grpc_metadata_array_init(&s->metadata);
     grpc_call_details_init(&s->details);
-    grpc_call_error e =
-        grpc_server_request_call(s->server, &s->new_call, &s->details, &s->metadata, s->r->cq, s->r->cq, &s->accept_tag);
+    grpc_call_error e = grpc_server_request_call(s->server, &s->new_call, &s->details, &s->metadata,
+                                                 s->r->cq, s->r->cq, &s->accept_tag);
     assert(e == GRPC_CALL_OK);
     s->accepting = true;
 }
@@ -129,7 +130,8 @@ static const struct rpc_method *find_method(const struct rpc_server *s, grpc_sli
 {
     size_t n = GRPC_SLICE_LENGTH(path);
     for (unsigned i = 0; i < s->n_methods; i++)
-        if (strlen(s->methods[i].path) == n && memcmp(s->methods[i].path, GRPC_SLICE_START_PTR(path), n) == 0)
+        if (strlen(s->methods[i].path) == n &&
+            memcmp(s->methods[i].path, GRPC_SLICE_START_PTR(path), n) == 0)
             return &s->methods[i];
     return NULL;
 }
@@ -180,7 +182,8 @@ static void begin_call(struct rpc_server *s)
 
 static void on_accepted(struct rpc_tag *tag, bool ok)
 {
-    struct rpc_server *s = (struct rpc_server *)((char *)tag - offsetof(struct rpc_server, accept_tag));
+    struct rpc_server *s =
+        (struct rpc_server *)((char *)tag - offsetof(struct rpc_server, accept_tag));
     s->accepting = false;
     if (ok)
         begin_call(s);
@@ -193,7 +196,8 @@ static void on_accepted(struct rpc_tag *tag, bool ok)
 static void on_shut_down(struct rpc_tag *tag, bool ok)
 {
     (void)ok;
-    struct rpc_server *s = (struct rpc_server *)((char *)tag - offsetof(struct rpc_server, shutdown_tag));
+    struct rpc_server *s =
+        (struct rpc_server *)((char *)tag - offsetof(struct rpc_server, shutdown_tag));
     s->shut_down = true;
 }
 
@@ -204,7 +208,9 @@ static int listen_errno(const char *address)
 {
     const char *colon = strrchr(address, ':');
     char host[256];
-    if (colon == NULL || strncmp(address, "unix:", 5) == 0 || (size_t)(colon - address) >= sizeof host) return 0;
+    if (colon == NULL || strncmp(address, "unix:", 5) == 0 ||
+        (size_t)(colon - address) >= sizeof host)
+        return 0;
     size_t n = (size_t)(colon - address), skip = 0;
     if (n >= 2 && address[0] == '[' && address[n - 1] == ']') {
         skip = 1;
@@ -230,13 +236,14 @@ static int listen_errno(const char *address)
 static enum err_code cannot_listen(const char *address, struct err *why)
 {
     int e = listen_errno(address);
-    if (e == EADDRINUSE) return err_set(why, ERR_UNAVAILABLE, "listen on %s: address in use", address);
+    if (e == EADDRINUSE)
+        return err_set(why, ERR_UNAVAILABLE, "listen on %s: address in use", address);
     return err_set(why, ERR_UNAVAILABLE, "listen on %s: %s", address,
                    e != 0 ? strerror(e) : "not an address of this machine, or in use");
 }
 
-enum err_code rpc_server_open(struct rpc *r, const char *address, const struct rpc_method *methods, unsigned n_methods,
-                              struct rpc_server **out, struct err *why)
+enum err_code rpc_server_open(struct rpc *r, const char *address, const struct rpc_method *methods,
+                              unsigned n_methods, struct rpc_server **out, struct err *why)
 {
     struct rpc_server *s = mem_zalloc(sizeof *s);
     if (s == NULL) return err_nomem(why, "rpc server");
@@ -291,7 +298,8 @@ void rpc_server_close(struct rpc_server *s, unsigned grace_ms)
     }
     if (!settled(s)) {
         grpc_server_cancel_all_calls(s->server);
-        while (!settled(s)) rpc_poll(s->r, 1000000);
+        while (!settled(s))
+            rpc_poll(s->r, 1000000);
     }
     grpc_server_destroy(s->server);
     mem_free(s->methods);
@@ -319,7 +327,8 @@ void rpc_call_finish(struct rpc_call *c, int grpc_status, const char *text)
     c->st.quiet = true;
     c->status = grpc_status;
     size_t n = text != NULL ? strlen(text) : 0;
-    c->details = grpc_slice_from_copied_buffer(text != NULL ? text : "", n < DETAILS_MAX ? n : DETAILS_MAX);
+    c->details =
+        grpc_slice_from_copied_buffer(text != NULL ? text : "", n < DETAILS_MAX ? n : DETAILS_MAX);
     if (c->st.head == NULL) send_status_if_due(c);
 }
 

@@ -71,7 +71,8 @@ static void pop(struct stream *s)
 void stream_drop(struct stream *s)
 {
     s->broken = true;
-    while (s->head != NULL) pop(s);
+    while (s->head != NULL)
+        pop(s);
 }
 
 static void on_sent(struct rpc_tag *tag, bool ok)
@@ -100,8 +101,10 @@ bool stream_send(struct stream *s, const struct rpc_out *out)
         mem_free(o);
         return false;
     }
-    if (s->tail != NULL) s->tail->next = o;
-    else s->head = o;
+    if (s->tail != NULL)
+        s->tail->next = o;
+    else
+        s->head = o;
     s->tail = o;
     s->n_unsent++;
     send_next(s);
@@ -138,7 +141,8 @@ static void on_received(struct rpc_tag *tag, bool ok)
             s->ops->message(s, m); /* may close the owner: it stays until our pending count falls */
         } else {
             /* Dropping one message and going on would leave its step unanswered for good. */
-            grpc_call_cancel_with_status(s->call, GRPC_STATUS_RESOURCE_EXHAUSTED, "no memory for a message", NULL);
+            grpc_call_cancel_with_status(s->call, GRPC_STATUS_RESOURCE_EXHAUSTED,
+                                         "no memory for a message", NULL);
             s->quiet = true;
         }
         if (!s->quiet && !s->over) stream_receive(s);

@@ -70,7 +70,8 @@ const char *memory_text(uint64_t bytes, char out[32])
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     double v = (double)bytes;
     int u = 0;
-    for (; v >= 1024 && u < 4; u++) v /= 1024;
+    for (; v >= 1024 && u < 4; u++)
+        v /= 1024;
     snprintf(out, 32, u == 0 || v >= 100 ? "%.0f %s" : "%.1f %s", v, units[u]);
     return out;
 }

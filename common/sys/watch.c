@@ -27,7 +27,8 @@ static void *watch_main(void *arg)
     struct watch *w = arg;
     bool asked = false;
     for (;;) {
-        struct pollfd fds[3] = {{w->stop, POLLIN, 0}, {w->signals, POLLIN, 0}, {w->parent, POLLIN, 0}};
+        struct pollfd fds[3] = {
+            {w->stop, POLLIN, 0}, {w->signals, POLLIN, 0}, {w->parent, POLLIN, 0}};
         if (poll(fds, w->parent >= 0 ? 3 : 2, -1) < 0) {
             if (errno == EINTR) continue;
             return NULL;
@@ -35,7 +36,8 @@ static void *watch_main(void *arg)
         if (fds[0].revents) return NULL;
         if (fds[1].revents) {
             struct signalfd_siginfo info;
-            if (read(w->signals, &info, sizeof info) == sizeof info) w->fn(w->ctx, asked ? WATCH_AGAIN : WATCH_STOP);
+            if (read(w->signals, &info, sizeof info) == sizeof info)
+                w->fn(w->ctx, asked ? WATCH_AGAIN : WATCH_STOP);
             asked = true;
         }
         if (w->parent >= 0 && fds[2].revents) {
@@ -49,8 +51,8 @@ static void *watch_main(void *arg)
     }
 }
 
-enum err_code watch_open(int parent_fd, void (*fn)(void *ctx, enum watch_event ev), void *ctx, struct watch **out,
-                         struct err *why)
+enum err_code watch_open(int parent_fd, void (*fn)(void *ctx, enum watch_event ev), void *ctx,
+                         struct watch **out, struct err *why)
 {
     struct watch *w = mem_zalloc(sizeof *w);
     if (w == NULL) return err_nomem(why, "watch");

@@ -16,8 +16,8 @@ enum watch_event {
 
 /* Blocks these signals in the calling thread; call it before any other thread starts, so that all inherit that.
  * `fn` runs on the watch's thread. parent_fd -1: no parent. */
-enum err_code watch_open(int parent_fd, void (*fn)(void *ctx, enum watch_event ev), void *ctx, struct watch **out,
-                         struct err *why);
+enum err_code watch_open(int parent_fd, void (*fn)(void *ctx, enum watch_event ev), void *ctx,
+                         struct watch **out, struct err *why);
 void watch_close(struct watch *w);
 
 /* One status line to the parent (a newline is added); nothing happens without one, and a line is lost when a

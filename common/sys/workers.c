@@ -25,7 +25,8 @@ struct workers {
     _Atomic bool stop;
 
     _Atomic uint64_t generation;
-    _Atomic uint64_t next; /* generation << 32 | next task: a late helper cannot take a task of another run */
+    _Atomic uint64_t
+        next; /* generation << 32 | next task: a late helper cannot take a task of another run */
     _Atomic uint32_t done;
     _Atomic uint32_t n_tasks;
     void (*fn)(void *, uint32_t, unsigned);
@@ -105,7 +106,8 @@ static void *helper_main(void *arg)
     }
 }
 
-enum err_code workers_open(unsigned n_threads, uint32_t spin_us, struct workers **out, struct err *why)
+enum err_code workers_open(unsigned n_threads, uint32_t spin_us, struct workers **out,
+                           struct err *why)
 {
     if (n_threads == 0) return err_set(why, ERR_INVALID, "threads must be at least 1");
     struct workers *w = mem_zalloc(sizeof *w);
@@ -126,7 +128,8 @@ enum err_code workers_open(unsigned n_threads, uint32_t spin_us, struct workers 
         int e = pthread_create(&w->threads[w->started], NULL, helper_main, h);
         if (e != 0) {
             mem_free(h);
-            rc = err_set(why, ERR_EXHAUSTED, "start worker thread %u of %u: %s", i + 1, n_threads, strerror(e));
+            rc = err_set(why, ERR_EXHAUSTED, "start worker thread %u of %u: %s", i + 1, n_threads,
+                         strerror(e));
             break;
         }
         w->started++;
@@ -147,7 +150,8 @@ void workers_close(struct workers *w)
     atomic_store(&w->stop, true);
     pthread_cond_broadcast(&w->wake);
     pthread_mutex_unlock(&w->lock);
-    for (unsigned i = 0; i < w->started; i++) pthread_join(w->threads[i], NULL);
+    for (unsigned i = 0; i < w->started; i++)
+        pthread_join(w->threads[i], NULL);
     pthread_cond_destroy(&w->wake);
     pthread_mutex_destroy(&w->lock);
     mem_free(w->threads);
@@ -165,8 +169,8 @@ void workers_set_pump(struct workers *w, void (*pump)(void *ctx), void *ctx)
     w->pump_ctx = ctx;
 }
 
-void workers_run(struct workers *w, uint32_t n_tasks, void (*fn)(void *ctx, uint32_t task, unsigned worker),
-                 void *ctx)
+void workers_run(struct workers *w, uint32_t n_tasks,
+                 void (*fn)(void *ctx, uint32_t task, unsigned worker), void *ctx)
 {
     if (n_tasks == 0) return;
     uint64_t pump_at = w->pump != NULL ? clock_now_us() + PUMP_EVERY_US : UINT64_MAX;
@@ -190,16 +194,21 @@ void workers_run(struct workers *w, uint32_t n_tasks, void (*fn)(void *ctx, uint
     uint32_t task = 0;
     while (alone ? task < n_tasks : take(w, gen, &task)) {
         fn(ctx, task, 0);
-        if (alone) task++;
-        else atomic_fetch_add_explicit(&w->done, 1, memory_order_release);
+        if (alone)
+            task++;
+        else
+            atomic_fetch_add_explicit(&w->done, 1, memory_order_release);
         if (w->pump != NULL && clock_now_us() >= pump_at) {
             w->pump(w->pump_ctx);
             pump_at = clock_now_us() + PUMP_EVERY_US;
         }
     }
     if (alone) return;
-    for (unsigned spins = 0; atomic_load_explicit(&w->done, memory_order_acquire) < n_tasks; spins++) {
-        if (spins < 4096) relax();
-        else sched_yield(); /* more busy threads than cores: let the helper have ours */
+    for (unsigned spins = 0; atomic_load_explicit(&w->done, memory_order_acquire) < n_tasks;
+         spins++) {
+        if (spins < 4096)
+            relax();
+        else
+            sched_yield(); /* more busy threads than cores: let the helper have ours */
     }
 }

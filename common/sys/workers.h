@@ -11,7 +11,8 @@
 struct workers;
 
 /* n_threads counts the leader: 1 means no further thread. spin_us 0: helpers sleep at once. */
-enum err_code workers_open(unsigned n_threads, uint32_t spin_us, struct workers **out, struct err *why);
+enum err_code workers_open(unsigned n_threads, uint32_t spin_us, struct workers **out,
+                           struct err *why);
 void workers_close(struct workers *w);
 unsigned workers_count(const struct workers *w);
 
@@ -20,6 +21,7 @@ void workers_set_pump(struct workers *w, void (*pump)(void *ctx), void *ctx);
 
 /* Run fn(ctx, task, worker) for task 0..n-1, in any order, worker < workers_count(); returns when all are done.
  * Results must not depend on which worker runs what. */
-void workers_run(struct workers *w, uint32_t n_tasks, void (*fn)(void *ctx, uint32_t task, unsigned worker), void *ctx);
+void workers_run(struct workers *w, uint32_t n_tasks,
+                 void (*fn)(void *ctx, uint32_t task, unsigned worker), void *ctx);
 
 #endif

@@ -77,7 +77,8 @@ static void q8_0_to_f32(const uint8_t *src, size_t n, float *dst)
         float d = f16_to_f32(half);
         int8_t q[Q8_BLOCK];
         memcpy(q, src + 2, sizeof q);
-        for (size_t i = 0; i < Q8_BLOCK; i++) dst[i] = d * (float)q[i];
+        for (size_t i = 0; i < Q8_BLOCK; i++)
+            dst[i] = d * (float)q[i];
         src += Q8_BLOCK_BYTES;
         dst += Q8_BLOCK;
     }

@@ -41,8 +41,8 @@ static inline uint16_t bf16_from_f32(float f)
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
-float f16_to_f32(uint16_t h);    /* exact */
-uint16_t f16_from_f32(float f);  /* nearest even, subnormals kept, overflow to infinity */
+float f16_to_f32(uint16_t h);   /* exact */
+uint16_t f16_from_f32(float f); /* nearest even, subnormals kept, overflow to infinity */
 
 /* Decode n elements to f32, exactly. n a multiple of the block; src needs no alignment. */
 void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst);

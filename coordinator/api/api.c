@@ -75,14 +75,21 @@ static void on_request(void *ctx, struct http_exchange *ex)
         http_reply_fault(ex, &why, NULL);
         return;
     }
-    fault_set(&why, 405, "method_not_allowed", NULL, "%.200s takes %s, not %.20s", path, same_path->method, method);
-    http_reply_fault(ex, &why, strcmp(same_path->method, "GET") == 0 ? "Allow: GET, HEAD\r\n" : "Allow: POST\r\n");
+    fault_set(&why, 405, "method_not_allowed", NULL, "%.200s takes %s, not %.20s", path,
+              same_path->method, method);
+    http_reply_fault(ex, &why,
+                     strcmp(same_path->method, "GET") == 0 ? "Allow: GET, HEAD\r\n"
+                                                           : "Allow: POST\r\n");
 }
 
 static void on_status(void *ctx, int status)
 {
     struct api *a = ctx;
-    metrics_count(a->cfg.metrics, status < 400 ? METRIC_HTTP_2XX : status < 500 ? METRIC_HTTP_4XX : METRIC_HTTP_5XX, 1);
+    metrics_count(a->cfg.metrics,
+                  status < 400   ? METRIC_HTTP_2XX
+                  : status < 500 ? METRIC_HTTP_4XX
+                                 : METRIC_HTTP_5XX,
+                  1);
 }
 
 bool api_check_json_post(struct http_exchange *ex)
@@ -90,9 +97,11 @@ bool api_check_json_post(struct http_exchange *ex)
     struct fault why;
     const char *type = http_header(ex, "Content-Type");
     if (!http_has_body(ex)) {
-        fault_set(&why, 411, NULL, NULL, "the request has no body (neither Content-Length nor chunked)");
+        fault_set(&why, 411, NULL, NULL,
+                  "the request has no body (neither Content-Length nor chunked)");
     } else if (type != NULL && strncasecmp(type, "application/json", 16) != 0) {
-        fault_set(&why, 415, NULL, NULL, "Content-Type is '%.100s'; it must be application/json", type);
+        fault_set(&why, 415, NULL, NULL, "Content-Type is '%.100s'; it must be application/json",
+                  type);
     } else {
         return true;
     }
@@ -153,7 +162,8 @@ static void on_http_closed(void *ctx)
     finish_close(a);
 }
 
-enum err_code api_open(uv_loop_t *loop, const struct api_cfg *cfg, struct api **out, struct err *why)
+enum err_code api_open(uv_loop_t *loop, const struct api_cfg *cfg, struct api **out,
+                       struct err *why)
 {
     struct api *a = mem_zalloc(sizeof *a);
     if (a == NULL) return err_nomem(why, "the API");

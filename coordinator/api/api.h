@@ -14,18 +14,19 @@
 struct api;
 
 struct api_cfg {
-    const char *addresses; /* "HOST:PORT[,HOST:PORT...]"; port 0: any */
+    const char *addresses;         /* "HOST:PORT[,HOST:PORT...]"; port 0: any */
     struct generation_model model; /* strings and tables are borrowed and outlive the api */
     struct generation_service service;
-    struct metrics *metrics; /* may be NULL */
+    struct metrics *metrics;           /* may be NULL */
     const char *version, *git, *build; /* static */
     uint32_t protocol_version;
-    uint32_t ping_ms;      /* 0: 15 s */
-    struct http_cfg http;  /* its hosts, times and counts are read; 0: defaults */
+    uint32_t ping_ms;     /* 0: 15 s */
+    struct http_cfg http; /* its hosts, times and counts are read; 0: defaults */
 };
 
 /* UNAVAILABLE "... address already in use", INVALID. After a failure the loop must run once more before it closes. */
-enum err_code api_open(uv_loop_t *loop, const struct api_cfg *cfg, struct api **out, struct err *why);
+enum err_code api_open(uv_loop_t *loop, const struct api_cfg *cfg, struct api **out,
+                       struct err *why);
 int api_port(const struct api *a);
 
 /* Readiness turns false, new generations get 503, what runs is finished; `done` when no connection is left. */

@@ -4,8 +4,8 @@
 
 #include "common/base/mem.h"
 
-enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r, const struct tokenizer *t,
-                          struct err *why)
+enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r,
+                          const struct tokenizer *t, struct err *why)
 {
     const char *stops[LIMIT_STOP_STRINGS];
     size_t lens[LIMIT_STOP_STRINGS];
@@ -23,7 +23,8 @@ enum err_code choice_init(struct choice *c, uint32_t index, const struct request
 
 static void free_tops(struct choice *c, size_t n)
 {
-    for (size_t i = 0; i < n; i++) mem_free(c->logprobs[i].top);
+    for (size_t i = 0; i < n; i++)
+        mem_free(c->logprobs[i].top);
 }
 
 void choice_deinit(struct choice *c)
@@ -127,7 +128,8 @@ size_t choice_ready_logprobs(const struct choice *c)
     if (!cut && c->passed == c->streamed && c->stream.n_pending == 0) return c->n_logprobs;
     if (!cut && c->end != CHOICE_OPEN) return c->n_logprobs;
     size_t n = 0;
-    while (n < c->n_logprobs && (c->logprobs[n].of_prompt || c->logprobs[n].start < c->passed)) n++;
+    while (n < c->n_logprobs && (c->logprobs[n].of_prompt || c->logprobs[n].start < c->passed))
+        n++;
     return n;
 }
 
@@ -135,7 +137,8 @@ void choice_drop(struct choice *c, size_t n_logprobs)
 {
     free_tops(c, n_logprobs);
     c->n_logprobs -= n_logprobs;
-    if (n_logprobs > 0) memmove(c->logprobs, c->logprobs + n_logprobs, c->n_logprobs * sizeof *c->logprobs);
+    if (n_logprobs > 0)
+        memmove(c->logprobs, c->logprobs + n_logprobs, c->n_logprobs * sizeof *c->logprobs);
     buf_clear(&c->text);
     c->ids.len = 0;
 }

@@ -35,21 +35,21 @@ struct choice {
     bool with_logprobs;
     const int32_t *eos; /* borrowed from the model */
     uint32_t n_eos;
-    size_t streamed;    /* bytes out of text_stream so far */
-    size_t passed;      /* bytes out of stop_matcher so far */
-    struct buf text;    /* passed, not yet taken */
+    size_t streamed; /* bytes out of text_stream so far */
+    size_t passed;   /* bytes out of stop_matcher so far */
+    struct buf text; /* passed, not yet taken */
     struct buf scratch;
-    struct ids ids;     /* not yet taken */
+    struct ids ids;                  /* not yet taken */
     struct choice_logprob *logprobs; /* not yet taken, oldest first */
     size_t n_logprobs, cap_logprobs;
     size_t text_offset; /* characters of the logprobs taken so far (completions) */
     uint32_t n_tokens;
-    bool failed;        /* memory ran out */
+    bool failed; /* memory ran out */
 };
 
 /* INVALID, EXHAUSTED. Zeroed storage; choice_deinit also after a failure. */
-enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r, const struct tokenizer *t,
-                          struct err *why);
+enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r,
+                          const struct tokenizer *t, struct err *why);
 void choice_deinit(struct choice *c);
 
 /* A logprob of the prompt (echo). */

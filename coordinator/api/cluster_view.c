@@ -30,8 +30,11 @@ static void reply_readiness(struct question *q, const json_t *view)
         const json_t *r = json_array_get(reasons, i);
         if (json_is_string(r)) buf_printf(&b, "- %s\n", json_string_value(r));
     }
-    if (b.failed) http_abort(q->ex);
-    else http_reply(q->ex, ok ? 200 : 503, "text/plain; charset=utf-8", ok ? NULL : "Retry-After: 1\r\n", b.data, b.len);
+    if (b.failed)
+        http_abort(q->ex);
+    else
+        http_reply(q->ex, ok ? 200 : 503, "text/plain; charset=utf-8",
+                   ok ? NULL : "Retry-After: 1\r\n", b.data, b.len);
     buf_free(&b);
 }
 
@@ -59,7 +62,8 @@ static void on_answer(void *ctx, const char *text)
         /* Our own text: the depth bound is a formality. */
         if (json_parse(text, strlen(text), LIMIT_JSON_DEPTH, &view, &e) != ERR_OK) {
             struct fault why;
-            fault_set(&why, 500, NULL, NULL, "the cluster's state could not be read: %.300s", e.text);
+            fault_set(&why, 500, NULL, NULL, "the cluster's state could not be read: %.300s",
+                      e.text);
             http_reply_fault(q->ex, &why, NULL);
         } else if (q->readiness) {
             reply_readiness(q, view);
@@ -90,13 +94,18 @@ static void ask(struct api *a, struct http_exchange *ex, bool readiness, const c
 
 void admin_ready(struct api *a, struct http_exchange *ex)
 {
-    if (strncmp(http_query(ex), "verbose", 7) == 0) ask(a, ex, true, NULL);
-    else admin_health(a, ex);
+    if (strncmp(http_query(ex), "verbose", 7) == 0)
+        ask(a, ex, true, NULL);
+    else
+        admin_health(a, ex);
 }
 
 void admin_cluster(struct api *a, struct http_exchange *ex)
 {
     const char *part = http_path(ex) + strlen("/v1/cluster");
     /* The routes allow "", "/nodes" and "/placement" only. */
-    ask(a, ex, false, strcmp(part, "/nodes") == 0 ? "nodes" : strcmp(part, "/placement") == 0 ? "placement" : NULL);
+    ask(a, ex, false,
+        strcmp(part, "/nodes") == 0       ? "nodes"
+        : strcmp(part, "/placement") == 0 ? "placement"
+                                          : NULL);
 }

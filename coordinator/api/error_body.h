@@ -17,8 +17,8 @@ struct fault {
 };
 
 /* Fill *f and answer `status`, so `return fault_set(...)` is the usual form. `param` and `code` may be NULL. */
-int fault_set(struct fault *f, int status, const char *code, const char *param, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+int fault_set(struct fault *f, int status, const char *code, const char *param, const char *fmt,
+              ...) __attribute__((format(printf, 5, 6)));
 int fault_from_err(struct fault *f, const struct err *why);
 
 /* {"error":{"message":..,"type":..,"param":..,"code":..,"status":..}}; all keys always. */

@@ -31,7 +31,7 @@ struct generation_logprob {
 };
 
 enum generation_event_kind {
-    GENERATION_PROMPT,   /* logprobs of prompt tokens [index, index + 1): one event each, ascending; the first has none */
+    GENERATION_PROMPT, /* logprobs of prompt tokens [index, index + 1): one event each, ascending; the first has none */
     GENERATION_TOKEN,
     GENERATION_FINISHED, /* last event: stop (eos), length */
     GENERATION_FAILED,   /* last event: `error` */
@@ -40,13 +40,15 @@ enum generation_event_kind {
 struct generation_event {
     enum generation_event_kind kind;
     uint32_t index;   /* of the token in the prompt or in the output */
-    int32_t token;       /* of the first prompt token it may be -1: the asker knows it */
+    int32_t token;    /* of the first prompt token it may be -1: the asker knows it */
     bool has_logprob; /* false for the first prompt token */
     float logprob;
     uint32_t n_top;
-    struct generation_logprob top[LIMIT_TOP_LOGPROBS]; /* descending logprob, ties to the lower id */
-    bool stopped_by_eos; /* FINISHED: eos (its token is sent as a TOKEN event too; it is counted, not shown) or length */
-    uint32_t n_cached;   /* FINISHED: tokens of the prompt that came out of the prefix cache */
+    struct generation_logprob
+        top[LIMIT_TOP_LOGPROBS]; /* descending logprob, ties to the lower id */
+    bool
+        stopped_by_eos; /* FINISHED: eos (its token is sent as a TOKEN event too; it is counted, not shown) or length */
+    uint32_t n_cached;       /* FINISHED: tokens of the prompt that came out of the prefix cache */
     const struct err *error; /* FAILED */
 };
 
@@ -57,8 +59,8 @@ struct generation_service {
     void *self;
     /* Begin; *handle names it until its last event. EXHAUSTED when the queue is full, UNAVAILABLE while loading
      * or draining, CONTEXT when prompt + max_tokens exceed the context. The sink is not called before start returns. */
-    enum err_code (*start)(void *self, const struct generation_spec *spec, generation_sink sink, void *ctx,
-                           uint64_t *handle, struct err *why);
+    enum err_code (*start)(void *self, const struct generation_spec *spec, generation_sink sink,
+                           void *ctx, uint64_t *handle, struct err *why);
     /* The client left or has enough (stop string): no event follows. */
     void (*cancel)(void *self, uint64_t handle);
     /* Slow reader: stop decoding this sequence for now / go on. Events already under way still arrive. */
@@ -74,7 +76,7 @@ struct generation_service {
 struct tokenizer;
 struct chat_template;
 struct generation_model {
-    const char *id;   /* the served name */
+    const char *id; /* the served name */
     int64_t created;
     uint32_t ctx, vocab;
     uint32_t n_layers, n_experts, top_k;
@@ -83,7 +85,7 @@ struct generation_model {
     const struct chat_template *chat_template; /* NULL: chat answers 400 */
     float default_temperature, default_top_p;  /* from generation_config.json, else 1 */
     uint32_t default_top_k;                    /* 0: off */
-    const int32_t *eos; /* tokens that end an output, unless ignore_eos */
+    const int32_t *eos;                        /* tokens that end an output, unless ignore_eos */
     uint32_t n_eos;
     const char *digest;
     uint32_t request_ms; /* a request's longest time; 0: LIMIT_REQUEST_MS */

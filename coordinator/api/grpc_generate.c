@@ -54,7 +54,8 @@ static void end(struct grpc_call *c, enum err_code code, const char *text)
     if (c->ended) return;
     c->ended = true;
     if (code != ERR_OK)
-        count_outcome(c, err_http_status(code) < 500 ? METRIC_REQUEST_ERROR_4XX : METRIC_REQUEST_ERROR_5XX);
+        count_outcome(c, err_http_status(code) < 500 ? METRIC_REQUEST_ERROR_4XX
+                                                     : METRIC_REQUEST_ERROR_5XX);
     err_set(&c->end_why, code, "%s", text);
     post(&c->end);
 }
@@ -63,11 +64,17 @@ static void end(struct grpc_call *c, enum err_code code, const char *text)
 static enum err_code code_of(const struct fault *f)
 {
     switch (f->status) {
-    case 404: return ERR_NOT_FOUND;
-    case 501: return ERR_UNSUPPORTED;
-    case 503: return f->code != NULL && strcmp(f->code, "overloaded") == 0 ? ERR_EXHAUSTED : ERR_UNAVAILABLE;
-    case 504: return ERR_TIMEOUT;
-    default: return f->status < 500 ? ERR_INVALID : ERR_INTERNAL;
+    case 404:
+        return ERR_NOT_FOUND;
+    case 501:
+        return ERR_UNSUPPORTED;
+    case 503:
+        return f->code != NULL && strcmp(f->code, "overloaded") == 0 ? ERR_EXHAUSTED
+                                                                     : ERR_UNAVAILABLE;
+    case 504:
+        return ERR_TIMEOUT;
+    default:
+        return f->status < 500 ? ERR_INVALID : ERR_INTERNAL;
     }
 }
 
@@ -106,7 +113,8 @@ static void finish(struct grpc_call *c)
     if (c->choice.n_tokens > 1)
         metrics_observe(metrics, METRIC_PER_OUTPUT_TOKEN,
                         (double)(c->last_ms - c->first_ms) / 1e3 / (c->choice.n_tokens - 1));
-    metrics_observe(metrics, METRIC_REQUEST_DURATION, (double)(uv_now(c->service->loop) - c->begun_ms) / 1e3);
+    metrics_observe(metrics, METRIC_REQUEST_DURATION,
+                    (double)(uv_now(c->service->loop) - c->begun_ms) / 1e3);
     count_outcome(c, length ? METRIC_REQUEST_LENGTH : METRIC_REQUEST_STOP);
     end(c, ERR_OK, "");
 }
@@ -126,7 +134,8 @@ static void on_token(struct grpc_call *c, const struct generation_event *ev)
     struct generate_logprob chosen = {ev->token, ev->logprob}, top[LIMIT_TOP_LOGPROBS];
     struct generate_reply r = {.token_ids = &ev->token, .n_token_ids = 1};
     if (c->logprobs) {
-        for (uint32_t i = 0; i < ev->n_top; i++) top[i] = (struct generate_logprob){ev->top[i].id, ev->top[i].logprob};
+        for (uint32_t i = 0; i < ev->n_top; i++)
+            top[i] = (struct generate_logprob){ev->top[i].id, ev->top[i].logprob};
         r.logprobs = &chosen;
         r.n_logprobs = 1;
         r.top_logprobs = top;
@@ -141,8 +150,11 @@ static void on_event(void *ctx, const struct generation_event *ev)
 {
     struct grpc_call *c = ctx;
     switch (ev->kind) {
-    case GENERATION_PROMPT: break; /* never asked for */
-    case GENERATION_TOKEN: on_token(c, ev); break;
+    case GENERATION_PROMPT:
+        break; /* never asked for */
+    case GENERATION_TOKEN:
+        on_token(c, ev);
+        break;
     case GENERATION_FINISHED:
         c->live = false;
         choice_finish(&c->choice, ev->stopped_by_eos);
@@ -160,7 +172,9 @@ static void on_event(void *ctx, const struct generation_event *ev)
 static int put_number(json_t *o, const char *key, double x, struct fault *why)
 {
     /* JSON has no way to write these, so the common check would not see them. */
-    if (!isfinite(x)) return fault_set(why, 400, "invalid_value", key, "%s is %g; it must be a finite number", key, x);
+    if (!isfinite(x))
+        return fault_set(why, 400, "invalid_value", key, "%s is %g; it must be a finite number",
+                         key, x);
     return json_object_set_new(o, key, json_real(x)) == 0 ? 0 : -1;
 }
 
@@ -168,7 +182,8 @@ static bool put_messages(json_t *o, const struct generate_request *q)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < q->n_messages && list != NULL; i++) {
-        json_t *m = json_pack("{s:s,s:s}", "role", q->messages[i].role, "content", q->messages[i].content);
+        json_t *m =
+            json_pack("{s:s,s:s}", "role", q->messages[i].role, "content", q->messages[i].content);
         if (json_array_append_new(list, m) == 0) continue;
         json_decref(list);
         list = NULL;
@@ -191,7 +206,8 @@ static bool put_stop(json_t *o, const struct generate_request *q)
 {
     json_t *list = json_array();
     int failed = list == NULL;
-    for (size_t i = 0; i < q->n_stop && failed == 0; i++) failed = json_array_append_new(list, json_string(q->stop[i]));
+    for (size_t i = 0; i < q->n_stop && failed == 0; i++)
+        failed = json_array_append_new(list, json_string(q->stop[i]));
     failed |= json_object_set(o, "stop", list);
     json_decref(list);
     return failed == 0;
@@ -204,20 +220,28 @@ static bool put_int(json_t *o, const char *key, bool has, int64_t value)
 
 /* The request as the HTTP API would have got it, so that both have one set of checks and defaults. 0, a status, or
  * -1 when memory is short. */
-static int put_query(json_t *o, enum request_kind kind, const struct generate_request *q, struct fault *why)
+static int put_query(json_t *o, enum request_kind kind, const struct generate_request *q,
+                     struct fault *why)
 {
     bool chat = kind == REQUEST_CHAT, ok;
-    if (chat) ok = put_messages(o, q);
-    else if (q->prompt != NULL) ok = json_object_set_new(o, "prompt", json_string(q->prompt)) == 0;
-    else ok = put_ids(o, q);
+    if (chat)
+        ok = put_messages(o, q);
+    else if (q->prompt != NULL)
+        ok = json_object_set_new(o, "prompt", json_string(q->prompt)) == 0;
+    else
+        ok = put_ids(o, q);
     if (q->model[0] != '\0') ok = ok && json_object_set_new(o, "model", json_string(q->model)) == 0;
     if (q->ignore_eos) ok = ok && json_object_set_new(o, "ignore_eos", json_true()) == 0;
-    if (q->has_top_logprobs && chat) ok = ok && json_object_set_new(o, "logprobs", json_true()) == 0;
-    ok = ok && put_int(o, chat ? "top_logprobs" : "logprobs", q->has_top_logprobs, q->top_logprobs) &&
-         put_int(o, "max_tokens", q->has_max_tokens, q->max_tokens) && put_int(o, "top_k", q->has_top_k, q->top_k) &&
-         put_int(o, "seed", q->has_seed, q->seed) && put_stop(o, q);
+    if (q->has_top_logprobs && chat)
+        ok = ok && json_object_set_new(o, "logprobs", json_true()) == 0;
+    ok = ok &&
+         put_int(o, chat ? "top_logprobs" : "logprobs", q->has_top_logprobs, q->top_logprobs) &&
+         put_int(o, "max_tokens", q->has_max_tokens, q->max_tokens) &&
+         put_int(o, "top_k", q->has_top_k, q->top_k) && put_int(o, "seed", q->has_seed, q->seed) &&
+         put_stop(o, q);
     int status = ok ? 0 : -1;
-    if (status == 0 && q->has_temperature) status = put_number(o, "temperature", q->temperature, why);
+    if (status == 0 && q->has_temperature)
+        status = put_number(o, "temperature", q->temperature, why);
     if (status == 0 && q->has_top_p) status = put_number(o, "top_p", q->top_p, why);
     if (status == 0 && q->has_min_p) status = put_number(o, "min_p", q->min_p, why);
     return status;
@@ -232,12 +256,14 @@ static int prepare(struct grpc_call *c)
     struct err e;
     c->request.kind = kind;
     /* Before a long list becomes a longer one. */
-    if (q->n_prompt_ids > model->ctx) return request_check_length(&c->request, q->n_prompt_ids, model->ctx, why);
+    if (q->n_prompt_ids > model->ctx)
+        return request_check_length(&c->request, q->n_prompt_ids, model->ctx, why);
     json_t *o = json_object();
     int status = o == NULL ? -1 : put_query(o, kind, q, why);
     if (status != 0) {
         json_decref(o);
-        return status > 0 ? status : fault_set(why, 503, "overloaded", NULL, "no memory for the request");
+        return status > 0 ? status
+                          : fault_set(why, 503, "overloaded", NULL, "no memory for the request");
     }
     status = request_from_object(kind, o, model, &c->request, why);
     if (status != 0) return status;
@@ -245,12 +271,14 @@ static int prepare(struct grpc_call *c)
     if (kind == REQUEST_CHAT) {
         status = prompt_from_messages(model, r->messages, &c->prompt, why);
     } else if (r->prompts[0].text != NULL) {
-        status = prompt_from_text(model, r->prompts[0].text, r->prompts[0].n_text, true, &c->prompt, why);
+        status = prompt_from_text(model, r->prompts[0].text, r->prompts[0].n_text, true, &c->prompt,
+                                  why);
     } else if (!ids_append(&c->prompt, r->prompts[0].ids, r->prompts[0].n_ids)) {
         status = fault_set(why, 503, "overloaded", NULL, "no memory for the request");
     }
     if (status == 0) status = request_check_length(r, c->prompt.len, model->ctx, why);
-    if (status == 0 && choice_init(&c->choice, 0, r, model->tokenizer, &e) != ERR_OK) status = fault_from_err(why, &e);
+    if (status == 0 && choice_init(&c->choice, 0, r, model->tokenizer, &e) != ERR_OK)
+        status = fault_from_err(why, &e);
     if (status != 0) return status;
     c->choice.with_logprobs = false; /* they leave with the ids, not with the text */
     request_settle_seed(&c->request);
@@ -291,8 +319,10 @@ static void start(struct grpc_call *c)
 static void release(struct grpc_call *c)
 {
     struct grpc_service *s = c->service;
-    if (c->job_prev != NULL) c->job_prev->job_next = c->job_next;
-    else s->jobs = c->job_next;
+    if (c->job_prev != NULL)
+        c->job_prev->job_next = c->job_next;
+    else
+        s->jobs = c->job_next;
     if (c->job_next != NULL) c->job_next->job_prev = c->job_prev;
     if (c->n_prompt > 0) metrics_add(s->cfg.metrics, METRIC_STREAMS_OPEN, -1);
     grpc_generate_deinit(c);
@@ -314,9 +344,12 @@ static void after_work(uv_work_t *w, int cancelled)
     c->working = false;
     s->n_working--;
     metrics_add(s->cfg.metrics, METRIC_PROMPTS_PREPARING, -1);
-    if (atomic_load(&s->stopped)) grpc_generate_check_stopped(s);
-    else if (c->gone) release(c);
-    else start(c);
+    if (atomic_load(&s->stopped))
+        grpc_generate_check_stopped(s);
+    else if (c->gone)
+        release(c);
+    else
+        start(c);
 }
 
 static void begin(struct grpc_call *c)
@@ -327,7 +360,8 @@ static void begin(struct grpc_call *c)
     s->jobs = c;
     c->begun_ms = uv_now(s->loop);
     c->work.data = c;
-    if (c->query_bytes > INLINE_QUERY_BYTES && uv_queue_work(s->loop, &c->work, on_work, after_work) == 0) {
+    if (c->query_bytes > INLINE_QUERY_BYTES &&
+        uv_queue_work(s->loop, &c->work, on_work, after_work) == 0) {
         c->working = true;
         s->n_working++;
         metrics_add(s->cfg.metrics, METRIC_PROMPTS_PREPARING, 1);
@@ -362,7 +396,8 @@ void grpc_generate_on_async(uv_async_t *a)
     struct grpc_service *s = a->data;
     for (struct mail *m = mailbox_take_all(&s->to_loop), *next; m != NULL; m = next) {
         next = m->next; /* once the news are taken it may be posted again */
-        if (atomic_load(&s->stopped)) return; /* perhaps just now, by who heard that all is drained */
+        if (atomic_load(&s->stopped))
+            return; /* perhaps just now, by who heard that all is drained */
         struct grpc_call *c = (struct grpc_call *)((char *)m - offsetof(struct grpc_call, to_loop));
         unsigned news = atomic_exchange(&c->news, 0);
         if ((news & GRPC_NEWS_REQUEST) != 0) begin(c);

@@ -29,17 +29,17 @@ struct grpc_call {
 
     /* polling half */
     struct grpc_call *prev, *next;
-    struct rpc_call *rpc;   /* NULL: over */
-    bool asked, finished;   /* the request was posted; a status was given */
+    struct rpc_call *rpc; /* NULL: over */
+    bool asked, finished; /* the request was posted; a status was given */
 
     /* the hand-over */
     struct mail to_loop;
     _Atomic unsigned news;
-    _Atomic bool stalled;            /* the client reads too slowly */
-    struct generate_request *query;  /* the loop half's from REQUEST on */
+    _Atomic bool stalled;           /* the client reads too slowly */
+    struct generate_request *query; /* the loop half's from REQUEST on */
     size_t query_bytes;
     struct grpc_mail end, released;
-    struct err end_why;              /* code OK: a complete answer */
+    struct err end_why; /* code OK: a complete answer */
 
     /* loop half */
     struct grpc_call *job_prev, *job_next;
@@ -47,9 +47,9 @@ struct grpc_call {
     bool working, gone, ended, live, paused, counted;
     struct request request;
     struct fault fault;
-    int status;                      /* of the preparation: 0 or that of `fault` */
+    int status; /* of the preparation: 0 or that of `fault` */
     struct choice choice;
-    struct ids prompt;               /* until the first reply */
+    struct ids prompt; /* until the first reply */
     uint32_t n_prompt;
     bool logprobs;
     uint64_t handle, begun_ms, first_ms, last_ms;
@@ -59,8 +59,8 @@ struct grpc_service {
     struct grpc_service_cfg cfg;
     struct mailbox to_loop, to_rpc;
     _Atomic bool ready, draining, stopped;
-    _Atomic size_t query_bytes;      /* of requests that are not tokenized yet */
-    pthread_mutex_t async_lock;      /* the polling half must not signal a handle that is closed */
+    _Atomic size_t query_bytes; /* of requests that are not tokenized yet */
+    pthread_mutex_t async_lock; /* the polling half must not signal a handle that is closed */
     bool async_open;
 
     /* polling half */

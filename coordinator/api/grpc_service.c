@@ -36,8 +36,10 @@ static void call_free(struct grpc_call *c)
 {
     struct grpc_service *s = c->service;
     if (atomic_load(&c->stalled)) s->n_stalled--;
-    if (c->prev != NULL) c->prev->next = c->next;
-    else s->calls = c->next;
+    if (c->prev != NULL)
+        c->prev->next = c->next;
+    else
+        s->calls = c->next;
     if (c->next != NULL) c->next->prev = c->prev;
     s->n_calls--;
     grpc_generate_deinit(c);
@@ -49,7 +51,8 @@ static enum err_code on_call(void *ctx, struct rpc_call *rpc, void **call_ctx, s
     struct grpc_service *s = ctx;
     if (atomic_load(&s->draining)) return err_set(why, ERR_UNAVAILABLE, "%s", shutting_down);
     if (s->n_calls >= LIMIT_GRPC_CALLS)
-        return err_set(why, ERR_EXHAUSTED, "%u calls are open, the limit; try again later", s->n_calls);
+        return err_set(why, ERR_EXHAUSTED, "%u calls are open, the limit; try again later",
+                       s->n_calls);
     struct grpc_call *c = mem_zalloc(sizeof *c);
     if (c == NULL) return err_nomem(why, "a call");
     c->service = s;
@@ -70,12 +73,14 @@ static enum err_code take_request(struct grpc_call *c, const struct rpc_message 
     size_t n;
     const uint8_t *bytes = rpc_message_header(m, &n);
     if (atomic_load(&s->draining)) return err_set(why, ERR_UNAVAILABLE, "%s", shutting_down);
-    if (c->asked) return err_set(why, ERR_INVALID, "Generate takes one message, this is the second");
+    if (c->asked)
+        return err_set(why, ERR_INVALID, "Generate takes one message, this is the second");
     size_t held = atomic_fetch_add(&s->query_bytes, n) + n;
     enum err_code rc = ERR_OK;
     if (held > LIMIT_HTTP_BODIES_BYTES)
-        rc = err_set(why, ERR_EXHAUSTED, "%zu bytes of requests wait to be read, the limit is %u; try again later", held,
-                     LIMIT_HTTP_BODIES_BYTES);
+        rc = err_set(why, ERR_EXHAUSTED,
+                     "%zu bytes of requests wait to be read, the limit is %u; try again later",
+                     held, LIMIT_HTTP_BODIES_BYTES);
     if (rc == ERR_OK) rc = frame_decode_generate_request(bytes, n, &c->query, why);
     if (rc != ERR_OK) {
         atomic_fetch_sub(&s->query_bytes, n);
@@ -109,16 +114,20 @@ static void on_done(void *call_ctx, bool cancelled)
     (void)cancelled; /* the loop half knows whether its answer was complete */
     struct grpc_call *c = call_ctx;
     c->rpc = NULL;
-    if (c->asked) tell_loop(c, GRPC_NEWS_GONE);
-    else call_free(c);
+    if (c->asked)
+        tell_loop(c, GRPC_NEWS_GONE);
+    else
+        call_free(c);
 }
 
 static void set_stalled(struct grpc_call *c, bool stalled)
 {
     if (atomic_load(&c->stalled) == stalled) return;
     atomic_store(&c->stalled, stalled);
-    if (stalled) c->service->n_stalled++;
-    else c->service->n_stalled--;
+    if (stalled)
+        c->service->n_stalled++;
+    else
+        c->service->n_stalled--;
     if (c->rpc != NULL) tell_loop(c, GRPC_NEWS_FLOW);
 }
 
@@ -128,8 +137,10 @@ static void send_reply(struct grpc_mail *m)
     if (c->rpc != NULL && !c->finished) {
         struct rpc_out out = {.header = m->bytes.data, .header_bytes = m->bytes.len};
         /* Either the call is over, then this finds nobody, or a token is lost and the answer must not go on. */
-        if (!rpc_call_send(c->rpc, &out)) finish(c, ERR_EXHAUSTED, "no memory for the answer");
-        else if (rpc_call_unsent(c->rpc) > STALL_MESSAGES) set_stalled(c, true);
+        if (!rpc_call_send(c->rpc, &out))
+            finish(c, ERR_EXHAUSTED, "no memory for the answer");
+        else if (rpc_call_unsent(c->rpc) > STALL_MESSAGES)
+            set_stalled(c, true);
     }
     buf_free(&m->bytes);
     mem_free(m);
@@ -149,26 +160,35 @@ void grpc_service_pump(struct grpc_service *s)
         next = m->next;
         struct grpc_mail *g = (struct grpc_mail *)m;
         switch (g->kind) {
-        case GRPC_MAIL_REPLY: send_reply(g); break;
-        case GRPC_MAIL_END: finish(g->call, g->call->end_why.code, g->call->end_why.text); break;
-        case GRPC_MAIL_RELEASED: call_free(g->call); break;
+        case GRPC_MAIL_REPLY:
+            send_reply(g);
+            break;
+        case GRPC_MAIL_END:
+            finish(g->call, g->call->end_why.code, g->call->end_why.text);
+            break;
+        case GRPC_MAIL_RELEASED:
+            call_free(g->call);
+            break;
         }
     }
     if (s->n_stalled > 0) look_for_flow(s);
     if (stopped)
-        for (struct grpc_call *c = s->calls; c != NULL; c = c->next) finish(c, ERR_UNAVAILABLE, shutting_down);
-    if (s->cfg.health != NULL) rpc_health_set(s->cfg.health, atomic_load(&s->ready) && !atomic_load(&s->draining));
+        for (struct grpc_call *c = s->calls; c != NULL; c = c->next)
+            finish(c, ERR_UNAVAILABLE, shutting_down);
+    if (s->cfg.health != NULL)
+        rpc_health_set(s->cfg.health, atomic_load(&s->ready) && !atomic_load(&s->draining));
 }
 
 struct rpc_method grpc_service_method(struct grpc_service *s)
 {
-    return (struct rpc_method){"/moesaic.v1.InferenceService/Generate", on_call, {on_message, on_half_close, on_done}, s};
+    return (struct rpc_method){
+        "/moesaic.v1.InferenceService/Generate", on_call, {on_message, on_half_close, on_done}, s};
 }
 
 /* ---- open, close ------------------------------------------------------------------------------ */
 
-enum err_code grpc_service_open(uv_loop_t *loop, const struct grpc_service_cfg *cfg, struct grpc_service **out,
-                                struct err *why)
+enum err_code grpc_service_open(uv_loop_t *loop, const struct grpc_service_cfg *cfg,
+                                struct grpc_service **out, struct err *why)
 {
     struct grpc_service *s = mem_zalloc(sizeof *s);
     if (s == NULL) return err_nomem(why, "the gRPC API");
@@ -220,7 +240,8 @@ void grpc_service_stop(struct grpc_service *s, void (*done)(void *ctx), void *ct
     s->on_drained = NULL;
     s->on_stopped = done;
     s->stopped_ctx = ctx;
-    for (struct grpc_call *c = s->jobs; c != NULL; c = c->job_next) grpc_generate_cancel(c);
+    for (struct grpc_call *c = s->jobs; c != NULL; c = c->job_next)
+        grpc_generate_cancel(c);
     atomic_store(&s->draining, true);
     atomic_store(&s->stopped, true);
     pthread_mutex_lock(&s->async_lock);
@@ -242,7 +263,8 @@ void grpc_service_close(struct grpc_service *s)
         buf_free(&g->bytes);
         mem_free(g);
     }
-    while (s->calls != NULL) call_free(s->calls);
+    while (s->calls != NULL)
+        call_free(s->calls);
     mailbox_deinit(&s->to_loop);
     mailbox_deinit(&s->to_rpc);
     pthread_mutex_destroy(&s->async_lock);

@@ -27,12 +27,13 @@ struct grpc_service_cfg {
     struct generation_service service;
     struct metrics *metrics;   /* may be NULL */
     struct rpc_health *health; /* told of readiness by the pump; may be NULL */
-    void (*wake)(void *ctx);   /* any thread: make the polling thread come to grpc_service_pump soon */
+    void (*wake)(
+        void *ctx); /* any thread: make the polling thread come to grpc_service_pump soon */
     void *wake_ctx;
 };
 
-enum err_code grpc_service_open(uv_loop_t *loop, const struct grpc_service_cfg *cfg, struct grpc_service **out,
-                                struct err *why);
+enum err_code grpc_service_open(uv_loop_t *loop, const struct grpc_service_cfg *cfg,
+                                struct grpc_service **out, struct err *why);
 /* For rpc_server_open; its callbacks come to the polling half. */
 struct rpc_method grpc_service_method(struct grpc_service *s);
 

@@ -14,9 +14,9 @@
 #include "common/base/mem.h"
 #include "coordinator/api/http_conn.h"
 
-#define BACKLOG        512
-#define REFUSALS_MAX   64u /* connections over the limit that still get a reply, together */
-#define ADDRESS_MAX    300
+#define BACKLOG      512
+#define REFUSALS_MAX 64u /* connections over the limit that still get a reply, together */
+#define ADDRESS_MAX  300
 
 static void finish_close(struct http_server *s)
 {
@@ -45,7 +45,8 @@ static void timer_closed(uv_handle_t *h)
 static void close_listeners(struct http_server *s)
 {
     for (int i = 0; i < s->n_listeners; i++)
-        if (!uv_is_closing((uv_handle_t *)&s->listeners[i])) uv_close((uv_handle_t *)&s->listeners[i], listener_closed);
+        if (!uv_is_closing((uv_handle_t *)&s->listeners[i]))
+            uv_close((uv_handle_t *)&s->listeners[i], listener_closed);
 }
 
 static void tell_drained(struct http_server *s)
@@ -73,13 +74,17 @@ static void tick(uv_timer_t *t)
 
 void http_server_forget(struct http_server *s, struct http_conn *c)
 {
-    if (c->prev != NULL) c->prev->next = c->next;
-    else s->conns = c->next;
+    if (c->prev != NULL)
+        c->prev->next = c->next;
+    else
+        s->conns = c->next;
     if (c->next != NULL) c->next->prev = c->prev;
     s->n_conns--;
     mem_free(c);
-    if (s->closing) finish_close(s);
-    else tell_drained(s);
+    if (s->closing)
+        finish_close(s);
+    else
+        tell_drained(s);
 }
 
 static void name_peer(struct http_conn *c)
@@ -87,15 +92,19 @@ static void name_peer(struct http_conn *c)
     struct sockaddr_storage a;
     int n = sizeof a;
     if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&a, &n) != 0) return;
-    if (a.ss_family == AF_INET) uv_ip4_name((struct sockaddr_in *)&a, c->peer, sizeof c->peer);
-    else uv_ip6_name((struct sockaddr_in6 *)&a, c->peer, sizeof c->peer);
-    c->loopback = strncmp(c->peer, "127.", 4) == 0 || strcmp(c->peer, "::1") == 0 || strncmp(c->peer, "::ffff:127.", 11) == 0;
+    if (a.ss_family == AF_INET)
+        uv_ip4_name((struct sockaddr_in *)&a, c->peer, sizeof c->peer);
+    else
+        uv_ip6_name((struct sockaddr_in6 *)&a, c->peer, sizeof c->peer);
+    c->loopback = strncmp(c->peer, "127.", 4) == 0 || strcmp(c->peer, "::1") == 0 ||
+                  strncmp(c->peer, "::ffff:127.", 11) == 0;
 }
 
 static uint32_t count_from(const struct http_server *s, const char *peer)
 {
     uint32_t n = 0;
-    for (const struct http_conn *c = s->conns; c != NULL; c = c->next) n += strcmp(c->peer, peer) == 0;
+    for (const struct http_conn *c = s->conns; c != NULL; c = c->next)
+        n += strcmp(c->peer, peer) == 0;
     return n;
 }
 
@@ -153,10 +162,12 @@ static bool is_loopback(const struct sockaddr *a)
 {
     if (a->sa_family == AF_INET)
         return (ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24) == 127;
-    return a->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
+    return a->sa_family == AF_INET6 &&
+           IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr);
 }
 
-static enum err_code listen_at(struct http_server *s, const struct sockaddr *a, const char *name, struct err *why)
+static enum err_code listen_at(struct http_server *s, const struct sockaddr *a, const char *name,
+                               struct err *why)
 {
     if (s->n_listeners == HTTP_LISTENERS_MAX)
         return err_set(why, ERR_INVALID, "more than %d addresses to listen on", HTTP_LISTENERS_MAX);
@@ -168,7 +179,8 @@ static enum err_code listen_at(struct http_server *s, const struct sockaddr *a, 
     s->listeners_open++;
     rc = uv_tcp_bind(l, a, 0);
     if (rc == 0) rc = uv_listen((uv_stream_t *)l, BACKLOG, on_connection);
-    if (rc == UV_EADDRINUSE) return err_set(why, ERR_UNAVAILABLE, "listen on %s: address already in use", name);
+    if (rc == UV_EADDRINUSE)
+        return err_set(why, ERR_UNAVAILABLE, "listen on %s: address already in use", name);
     if (rc != 0) return err_set(why, ERR_IO, "listen on %s: %s", name, uv_strerror(rc));
     if (!is_loopback(a)) s->only_loopback = false;
     struct sockaddr_storage bound;
@@ -197,22 +209,29 @@ static enum err_code split_address(char *text, char **host, char **port, struct 
         return err_set(why, ERR_INVALID, "address '%s' is not HOST:PORT or [IPv6]:PORT", text);
     *port = colon + 1;
     char *rest;
-    unsigned long number = isdigit((unsigned char)colon[1]) ? strtoul(colon + 1, &rest, 10) : ULONG_MAX;
+    unsigned long number =
+        isdigit((unsigned char)colon[1]) ? strtoul(colon + 1, &rest, 10) : ULONG_MAX;
     if (number > 65535 || *rest != '\0')
-        return err_set(why, ERR_INVALID, "address '%s': the port is not a number from 0 to 65535", text);
+        return err_set(why, ERR_INVALID, "address '%s': the port is not a number from 0 to 65535",
+                       text);
     *end = '\0';
-    if (**host == '\0') return err_set(why, ERR_INVALID, "an address without a host (0.0.0.0 means all)");
+    if (**host == '\0')
+        return err_set(why, ERR_INVALID, "an address without a host (0.0.0.0 means all)");
     return ERR_OK;
 }
 
 static enum err_code listen_at_text(struct http_server *s, const char *text, struct err *why)
 {
     char cut[ADDRESS_MAX], *host = NULL, *port = NULL;
-    if (strlen(text) >= sizeof cut) return err_set(why, ERR_INVALID, "an address of %zu characters", strlen(text));
+    if (strlen(text) >= sizeof cut)
+        return err_set(why, ERR_INVALID, "an address of %zu characters", strlen(text));
     memcpy(cut, text, strlen(text) + 1);
     enum err_code rc = split_address(cut, &host, &port, why);
     if (rc != ERR_OK) return rc;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE},
+                    *found;
     int e = getaddrinfo(host, port, &hints, &found);
     if (e != 0) return err_set(why, ERR_INVALID, "address '%s': %s", text, gai_strerror(e));
     rc = listen_at(s, found->ai_addr, text, why);
@@ -225,7 +244,8 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
     return value == 0 ? otherwise : value;
 }
 
-enum err_code http_open(uv_loop_t *loop, const struct http_cfg *cfg, struct http_server **out, struct err *why)
+enum err_code http_open(uv_loop_t *loop, const struct http_cfg *cfg, struct http_server **out,
+                        struct err *why)
 {
     struct http_server *s = mem_zalloc(sizeof *s);
     if (s == NULL) return err_nomem(why, "the HTTP server");
@@ -253,7 +273,8 @@ enum err_code http_open(uv_loop_t *loop, const struct http_cfg *cfg, struct http
     }
     char *save = NULL, *one = strtok_r(list, ", ", &save);
     if (one == NULL) rc = err_set(why, ERR_INVALID, "no address to listen on");
-    for (; one != NULL && rc == ERR_OK; one = strtok_r(NULL, ", ", &save)) rc = listen_at_text(s, one, why);
+    for (; one != NULL && rc == ERR_OK; one = strtok_r(NULL, ", ", &save))
+        rc = listen_at_text(s, one, why);
     if (rc == ERR_OK && uv_timer_init(loop, &s->timer) == 0) {
         s->timer.data = s;
         s->timer_open = true;
@@ -301,7 +322,8 @@ void http_close(struct http_server *s, void (*done)(void *ctx), void *ctx)
     s->closed_ctx = ctx;
     close_listeners(s);
     if (s->timer_open) uv_close((uv_handle_t *)&s->timer, timer_closed);
-    for (struct http_conn *c = s->conns; c != NULL; c = c->next) http_conn_close(c);
+    for (struct http_conn *c = s->conns; c != NULL; c = c->next)
+        http_conn_close(c);
     finish_close(s); /* nothing was ever opened: freed at once */
 }
 

@@ -5,8 +5,19 @@
 #define SIZE_DIGITS_MAX 8u
 #define EXTRA_MAX       4096u /* extensions and trailers together */
 
-enum state { IN_SIZE, IN_EXTENSION, AT_SIZE_LF, IN_DATA, AT_DATA_CR, AT_DATA_LF, AT_TRAILER, IN_TRAILER, AT_TRAILER_LF,
-             AT_END_LF, AT_DONE };
+enum state {
+    IN_SIZE,
+    IN_EXTENSION,
+    AT_SIZE_LF,
+    IN_DATA,
+    AT_DATA_CR,
+    AT_DATA_LF,
+    AT_TRAILER,
+    IN_TRAILER,
+    AT_TRAILER_LF,
+    AT_END_LF,
+    AT_DONE
+};
 
 static int hex_value(char c)
 {
@@ -33,14 +44,20 @@ static const char *framing_byte(struct http_chunks *c, char b)
             return NULL;
         }
         if (c->digits == 0) return "a chunk without a size";
-        if (b == ';') c->state = IN_EXTENSION;
-        else if (b == '\r') c->state = AT_SIZE_LF;
-        else return "a bad character in a chunk size";
+        if (b == ';')
+            c->state = IN_EXTENSION;
+        else if (b == '\r')
+            c->state = AT_SIZE_LF;
+        else
+            return "a bad character in a chunk size";
         return NULL;
     case IN_EXTENSION:
-        if (b == '\r') c->state = AT_SIZE_LF;
-        else if (!is_text(b)) return "a bad character in a chunk extension";
-        else if (++c->extra_bytes > EXTRA_MAX) return "too many chunk extensions";
+        if (b == '\r')
+            c->state = AT_SIZE_LF;
+        else if (!is_text(b))
+            return "a bad character in a chunk extension";
+        else if (++c->extra_bytes > EXTRA_MAX)
+            return "too many chunk extensions";
         return NULL;
     case AT_SIZE_LF:
         if (b != '\n') return "CR without LF after a chunk size";
@@ -65,9 +82,12 @@ static const char *framing_byte(struct http_chunks *c, char b)
         if (!is_text(b)) return "a bad character in a trailer";
         return ++c->extra_bytes > EXTRA_MAX ? "too many trailers" : NULL;
     case IN_TRAILER:
-        if (b == '\r') c->state = AT_TRAILER_LF;
-        else if (!is_text(b)) return "a bad character in a trailer";
-        else if (++c->extra_bytes > EXTRA_MAX) return "too many trailers";
+        if (b == '\r')
+            c->state = AT_TRAILER_LF;
+        else if (!is_text(b))
+            return "a bad character in a trailer";
+        else if (++c->extra_bytes > EXTRA_MAX)
+            return "too many trailers";
         return NULL;
     case AT_TRAILER_LF:
         if (b != '\n') return "CR without LF after a trailer";
@@ -78,13 +98,15 @@ static const char *framing_byte(struct http_chunks *c, char b)
         c->state = AT_DONE;
         return NULL;
     case IN_DATA:
-    case AT_DONE: break;
+    case AT_DONE:
+        break;
     }
     return NULL;
 }
 
-enum http_chunks_result http_chunks_feed(struct http_chunks *c, const char *bytes, size_t n, size_t max_bytes,
-                                         struct buf *out, size_t *used, struct fault *why)
+enum http_chunks_result http_chunks_feed(struct http_chunks *c, const char *bytes, size_t n,
+                                         size_t max_bytes, struct buf *out, size_t *used,
+                                         struct fault *why)
 {
     size_t i = 0;
     while (i < n && c->state != AT_DONE) {
@@ -102,8 +124,10 @@ enum http_chunks_result http_chunks_feed(struct http_chunks *c, const char *byte
             fault_set(why, 400, NULL, NULL, "malformed chunked body: %s", wrong);
             return HTTP_CHUNKS_BAD;
         }
-        if (c->state == IN_DATA && c->left > max_bytes - (out->len < max_bytes ? out->len : max_bytes)) {
-            fault_set(why, 413, NULL, NULL, "the request's body is longer than %zu bytes", max_bytes);
+        if (c->state == IN_DATA &&
+            c->left > max_bytes - (out->len < max_bytes ? out->len : max_bytes)) {
+            fault_set(why, 413, NULL, NULL, "the request's body is longer than %zu bytes",
+                      max_bytes);
             return HTTP_CHUNKS_BAD;
         }
     }

@@ -21,7 +21,8 @@ struct http_chunks {
 
 /* Take bytes, append the content to *out (never beyond max_bytes in all). *used: how many of the n were taken; the
  * rest belongs to the next request once DONE. BAD: *why. A failed allocation shows in out->failed. */
-enum http_chunks_result http_chunks_feed(struct http_chunks *c, const char *bytes, size_t n, size_t max_bytes,
-                                         struct buf *out, size_t *used, struct fault *why);
+enum http_chunks_result http_chunks_feed(struct http_chunks *c, const char *bytes, size_t n,
+                                         size_t max_bytes, struct buf *out, size_t *used,
+                                         struct fault *why);
 
 #endif

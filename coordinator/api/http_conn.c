@@ -102,7 +102,8 @@ static void send_parts(struct http_conn *c, const uv_buf_t *parts, unsigned n)
 {
     if (c->state == CONN_CLOSING) return;
     size_t total = 0;
-    for (unsigned i = 0; i < n; i++) total += parts[i].len;
+    for (unsigned i = 0; i < n; i++)
+        total += parts[i].len;
     if (unsent(c) == 0) c->window_ms = now_ms(c), c->window_sent = c->written;
     c->written += total;
     int taken = unsent(c) > 0 ? UV_EAGAIN : uv_try_write((uv_stream_t *)&c->tcp, parts, n);
@@ -149,8 +150,8 @@ static void put_date(struct buf *b)
     time_t t = (time_t)clock_unix_seconds();
     struct tm tm;
     if (gmtime_r(&t, &tm) == NULL) return;
-    buf_printf(b, "Date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n", days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon],
-               tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
+    buf_printf(b, "Date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n", days[tm.tm_wday], tm.tm_mday,
+               months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
 }
 
 static struct http_conn *conn_of(struct http_exchange *ex)
@@ -158,7 +159,8 @@ static struct http_conn *conn_of(struct http_exchange *ex)
     return (struct http_conn *)((char *)ex - offsetof(struct http_conn, ex));
 }
 
-static void put_head(struct http_conn *c, struct buf *b, int status, const char *type, const char *extra)
+static void put_head(struct http_conn *c, struct buf *b, int status, const char *type,
+                     const char *extra)
 {
     buf_printf(b, "HTTP/1.1 %d %s\r\n", status, http_status_str((enum http_status)status));
     put_date(b);
@@ -166,12 +168,15 @@ static void put_head(struct http_conn *c, struct buf *b, int status, const char 
     if (c->ex.request_id[0] != '\0') buf_printf(b, "X-Request-Id: %s\r\n", c->ex.request_id);
     buf_puts(b, "X-Content-Type-Options: nosniff\r\n");
     if (extra != NULL) buf_puts(b, extra);
-    if (c->last) buf_puts(b, "Connection: close\r\n");
-    else if (c->ex.head.minor == 0) buf_puts(b, "Connection: keep-alive\r\n");
+    if (c->last)
+        buf_puts(b, "Connection: close\r\n");
+    else if (c->ex.head.minor == 0)
+        buf_puts(b, "Connection: keep-alive\r\n");
     if (c->server->cfg.on_status != NULL) c->server->cfg.on_status(c->server->cfg.ctx, status);
 }
 
-static void send_whole(struct http_conn *c, int status, const char *type, const char *extra, const void *body, size_t n)
+static void send_whole(struct http_conn *c, int status, const char *type, const char *extra,
+                       const void *body, size_t n)
 {
     struct buf head = {0};
     put_head(c, &head, status, type, extra);
@@ -208,8 +213,10 @@ static void refuse(struct http_conn *c, const struct fault *f)
     struct buf b = {0};
     c->last = true;
     error_body_put(&b, f);
-    if (b.failed) http_conn_close(c);
-    else send_whole(c, f->status, "application/json", error_headers(f->status), b.data, b.len);
+    if (b.failed)
+        http_conn_close(c);
+    else
+        send_whole(c, f->status, "application/json", error_headers(f->status), b.data, b.len);
     buf_free(&b);
     linger(c);
 }
@@ -220,13 +227,15 @@ static void take_request_id(struct http_conn *c)
 {
     const char *given = http_head_find(&c->ex.head, "X-Request-Id");
     if (given != NULL && given[0] != '\0' && strlen(given) < sizeof c->ex.request_id) {
-        size_t ok = strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:");
+        size_t ok =
+            strspn(given, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:");
         if (given[ok] == '\0') {
             memcpy(c->ex.request_id, given, ok + 1);
             return;
         }
     }
-    snprintf(c->ex.request_id, sizeof c->ex.request_id, "req-%016llx", (unsigned long long)c->server->next_id++);
+    snprintf(c->ex.request_id, sizeof c->ex.request_id, "req-%016llx",
+             (unsigned long long)c->server->next_id++);
 }
 
 static int check_request(struct http_conn *c, struct fault *why)
@@ -235,9 +244,10 @@ static int check_request(struct http_conn *c, struct fault *why)
     const struct http_server *s = c->server;
     const char *host = http_head_find(h, "Host");
     if (s->only_loopback && host != NULL && !http_host_is_local(host, s->addresses))
-        return fault_set(why, 403, "host_not_allowed", NULL,
-                         "the Host header names '%.100s'; this server is bound to loopback and answers to localhost only",
-                         host);
+        return fault_set(
+            why, 403, "host_not_allowed", NULL,
+            "the Host header names '%.100s'; this server is bound to loopback and answers to localhost only",
+            host);
     if (h->content_length > LIMIT_HTTP_BODY_BYTES)
         return fault_set(why, 413, NULL, NULL, "a body of %llu bytes; the limit is %u",
                          (unsigned long long)h->content_length, LIMIT_HTTP_BODY_BYTES);
@@ -286,8 +296,8 @@ static int collect_body(struct http_conn *c)
     size_t used = 0;
     bool complete;
     if (ex->head.chunked) {
-        enum http_chunks_result r =
-            http_chunks_feed(&ex->chunks, c->in.data, c->in.len, LIMIT_HTTP_BODY_BYTES, &ex->body, &used, &why);
+        enum http_chunks_result r = http_chunks_feed(&ex->chunks, c->in.data, c->in.len,
+                                                     LIMIT_HTTP_BODY_BYTES, &ex->body, &used, &why);
         if (r == HTTP_CHUNKS_BAD) {
             refuse(c, &why);
             return -1;
@@ -304,7 +314,8 @@ static int collect_body(struct http_conn *c)
     s->bodies_bytes += ex->body.len - c->body_counted;
     c->body_counted = ex->body.len;
     if (ex->body.failed || s->bodies_bytes > s->cfg.bodies_bytes) {
-        fault_set(&why, 503, "overloaded", NULL, "too many request bodies are under way; try again");
+        fault_set(&why, 503, "overloaded", NULL,
+                  "too many request bodies are under way; try again");
         refuse(c, &why);
         return -1;
     }
@@ -331,8 +342,10 @@ static void process(struct http_conn *c)
             if (c->scan.pos == 0) c->since_ms = now_ms(c);
             enum http_scan_result r = http_scan(&c->scan, c->in.data, c->in.len, &why);
             if (r == HTTP_SCAN_MORE) break;
-            if (r == HTTP_SCAN_BAD) refuse(c, &why);
-            else begin_request(c);
+            if (r == HTTP_SCAN_BAD)
+                refuse(c, &why);
+            else
+                begin_request(c);
         } else {
             int complete = collect_body(c);
             if (complete == 0) break;
@@ -376,7 +389,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *bytes)
     }
     if (c->state == CONN_LINGER) return;
     buf_append(&c->in, bytes->base, (size_t)n);
-    bool waiting = c->state == CONN_REPLY || (c->state == CONN_HEAD && unsent(c) > LIMIT_HTTP_UNSENT_MARK);
+    bool waiting =
+        c->state == CONN_REPLY || (c->state == CONN_HEAD && unsent(c) > LIMIT_HTTP_UNSENT_MARK);
     if (c->in.failed || (waiting && c->in.len > LIMIT_HTTP_PIPELINED_BYTES)) {
         http_conn_close(c);
         return;
@@ -420,7 +434,8 @@ static bool stalled(struct http_conn *c, uint64_t now)
 static void time_out(struct http_conn *c, const char *what, uint32_t limit_ms)
 {
     struct fault why;
-    fault_set(&why, 408, "timeout", NULL, "the request's %s did not arrive within %u ms", what, limit_ms);
+    fault_set(&why, 408, "timeout", NULL, "the request's %s did not arrive within %u ms", what,
+              limit_ms);
     refuse(c, &why);
 }
 
@@ -435,9 +450,12 @@ void http_conn_tick(struct http_conn *c, uint64_t now)
     uint64_t waited = now - c->since_ms;
     switch (c->state) {
     case CONN_HEAD:
-        if (unsent(c) > 0) c->since_ms = now; /* the client has yet to read: the stall rule judges that */
-        else if (c->in.len == 0 && waited > cfg->idle_ms) http_conn_close(c);
-        else if (c->in.len > 0 && waited > cfg->head_ms) time_out(c, "head", cfg->head_ms);
+        if (unsent(c) > 0)
+            c->since_ms = now; /* the client has yet to read: the stall rule judges that */
+        else if (c->in.len == 0 && waited > cfg->idle_ms)
+            http_conn_close(c);
+        else if (c->in.len > 0 && waited > cfg->head_ms)
+            time_out(c, "head", cfg->head_ms);
         break;
     case CONN_BODY:
         if (waited > cfg->body_ms) time_out(c, "body", cfg->body_ms);
@@ -446,7 +464,8 @@ void http_conn_tick(struct http_conn *c, uint64_t now)
         if (c->shut && waited > cfg->linger_ms) http_conn_close(c);
         break;
     case CONN_REPLY:
-    case CONN_CLOSING: break;
+    case CONN_CLOSING:
+        break;
     }
 }
 
@@ -458,12 +477,30 @@ void http_conn_drain(struct http_conn *c)
 
 /* ---- the exchange, for the application ---- */
 
-const char *http_method(const struct http_exchange *ex) { return ex->head.method; }
-const char *http_path(const struct http_exchange *ex) { return ex->head.path; }
-const char *http_query(const struct http_exchange *ex) { return ex->head.query; }
-const char *http_request_id(const struct http_exchange *ex) { return ex->request_id; }
-const char *http_header(const struct http_exchange *ex, const char *name) { return http_head_find(&ex->head, name); }
-bool http_has_body(const struct http_exchange *ex) { return ex->head.has_length || ex->head.chunked; }
+const char *http_method(const struct http_exchange *ex)
+{
+    return ex->head.method;
+}
+const char *http_path(const struct http_exchange *ex)
+{
+    return ex->head.path;
+}
+const char *http_query(const struct http_exchange *ex)
+{
+    return ex->head.query;
+}
+const char *http_request_id(const struct http_exchange *ex)
+{
+    return ex->request_id;
+}
+const char *http_header(const struct http_exchange *ex, const char *name)
+{
+    return http_head_find(&ex->head, name);
+}
+bool http_has_body(const struct http_exchange *ex)
+{
+    return ex->head.has_length || ex->head.chunked;
+}
 
 const char *http_body(const struct http_exchange *ex, size_t *n)
 {
@@ -471,7 +508,8 @@ const char *http_body(const struct http_exchange *ex, size_t *n)
     return ex->body.data == NULL ? "" : ex->body.data;
 }
 
-void http_watch(struct http_exchange *ex, void *ctx, void (*on_gone)(void *ctx), void (*on_drained)(void *ctx))
+void http_watch(struct http_exchange *ex, void *ctx, void (*on_gone)(void *ctx),
+                void (*on_drained)(void *ctx))
 {
     ex->ctx = ctx;
     ex->on_gone = on_gone;
@@ -483,8 +521,8 @@ size_t http_unsent(const struct http_exchange *ex)
     return unsent((const struct http_conn *)((const char *)ex - offsetof(struct http_conn, ex)));
 }
 
-void http_reply(struct http_exchange *ex, int status, const char *content_type, const char *extra, const void *body,
-                size_t n)
+void http_reply(struct http_exchange *ex, int status, const char *content_type, const char *extra,
+                const void *body, size_t n)
 {
     struct http_conn *c = conn_of(ex);
     if (c->server->draining) c->last = true;
@@ -498,13 +536,16 @@ void http_reply_fault(struct http_exchange *ex, const struct fault *f, const cha
     error_body_put(&b, f);
     buf_puts(&headers, error_headers(f->status));
     if (extra != NULL) buf_puts(&headers, extra);
-    if (b.failed || headers.failed) http_abort(ex);
-    else http_reply(ex, f->status, "application/json", headers.data, b.data, b.len);
+    if (b.failed || headers.failed)
+        http_abort(ex);
+    else
+        http_reply(ex, f->status, "application/json", headers.data, b.data, b.len);
     buf_free(&b);
     buf_free(&headers);
 }
 
-void http_stream_begin(struct http_exchange *ex, int status, const char *content_type, const char *extra)
+void http_stream_begin(struct http_exchange *ex, int status, const char *content_type,
+                       const char *extra)
 {
     struct http_conn *c = conn_of(ex);
     ex->streaming = true;
@@ -529,8 +570,10 @@ void http_stream_write(struct http_exchange *ex, const void *bytes, size_t n)
     char size[20];
     int size_len = snprintf(size, sizeof size, "%zx\r\n", n);
     uv_buf_t parts[3] = {part(size, (size_t)size_len), part(bytes, n), part("\r\n", 2)};
-    if (ex->chunked_out) send_parts(c, parts, 3);
-    else send_parts(c, parts + 1, 1);
+    if (ex->chunked_out)
+        send_parts(c, parts, 3);
+    else
+        send_parts(c, parts + 1, 1);
     if (unsent(c) > LIMIT_HTTP_UNSENT_MARK) ex->was_full = true;
 }
 

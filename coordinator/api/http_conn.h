@@ -11,7 +11,7 @@
 #define HTTP_READ_BYTES    (64u << 10)
 
 enum http_conn_state {
-    CONN_HEAD,   /* idle, or collecting a head */
+    CONN_HEAD, /* idle, or collecting a head */
     CONN_BODY,
     CONN_REPLY,  /* the exchange is the application's */
     CONN_LINGER, /* replied for the last time: input is dropped until the client closes */
@@ -24,9 +24,9 @@ struct http_exchange {
     struct buf body;
     struct http_chunks chunks;
     char request_id[72];
-    bool active;    /* handed to the application, not ended */
+    bool active; /* handed to the application, not ended */
     bool streaming, chunked_out, head_only;
-    bool was_full;  /* over the mark since on_drained */
+    bool was_full; /* over the mark since on_drained */
     void *ctx;
     void (*on_gone)(void *ctx), (*on_drained)(void *ctx);
 };
@@ -37,18 +37,18 @@ struct http_conn {
     struct http_server *server;
     struct http_conn *prev, *next;
     struct http_exchange ex;
-    struct buf in;           /* not yet taken input */
+    struct buf in; /* not yet taken input */
     struct http_scan scan;
     enum http_conn_state state;
-    bool processing;         /* conn_process is on the stack */
-    bool last;               /* close after the present reply */
+    bool processing; /* conn_process is on the stack */
+    bool last;       /* close after the present reply */
     bool eof, shut;
     bool loopback;
     char peer[46];
-    uint64_t since_ms;       /* start of the present state, head or idle time */
-    uint64_t window_ms;      /* start of the present stall window */
+    uint64_t since_ms;             /* start of the present state, head or idle time */
+    uint64_t window_ms;            /* start of the present stall window */
     uint64_t written, window_sent; /* bytes handed to libuv; sent at window_ms */
-    size_t body_counted;     /* our part of server->bodies_bytes */
+    size_t body_counted;           /* our part of server->bodies_bytes */
 };
 
 struct http_server {
@@ -59,8 +59,8 @@ struct http_server {
     bool unaccepted[HTTP_LISTENERS_MAX]; /* a connection waits there for memory */
     uv_timer_t timer;
     bool timer_open, draining, closing;
-    bool only_loopback;      /* all addresses are: then Host is checked */
-    char *addresses;         /* as bound, then cfg.hosts: for the Host check */
+    bool only_loopback; /* all addresses are: then Host is checked */
+    char *addresses;    /* as bound, then cfg.hosts: for the Host check */
     int port;
     struct http_conn *conns;
     uint32_t n_conns;
@@ -78,6 +78,7 @@ void http_conn_drain(struct http_conn *c);
 void http_server_forget(struct http_server *s, struct http_conn *c); /* c is closed and freed */
 
 /* Is `host` (a Host header) one that names this machine from itself? Guards against DNS rebinding. */
-bool http_host_is_local(const char *host, const char *names); /* names: "NAME[:PORT],.."; "*" allows any */
+bool http_host_is_local(const char *host,
+                        const char *names); /* names: "NAME[:PORT],.."; "*" allows any */
 
 #endif

@@ -4,10 +4,20 @@
 #include <string.h>
 #include <strings.h>
 
-#define EMPTY_LINES_MAX   4u /* RFC 9112 2.2 wants one to be ignored */
+#define EMPTY_LINES_MAX   4u  /* RFC 9112 2.2 wants one to be ignored */
 #define REQUEST_LINE_REST 40u /* method, blanks and version around the target */
 
-enum state { AT_START, AT_START_LF, IN_REQUEST, AT_LF, AT_LINE, IN_NAME, IN_VALUE, AT_END_LF, AT_DONE };
+enum state {
+    AT_START,
+    AT_START_LF,
+    IN_REQUEST,
+    AT_LF,
+    AT_LINE,
+    IN_NAME,
+    IN_VALUE,
+    AT_END_LF,
+    AT_DONE
+};
 
 static bool is_token(unsigned char c)
 {
@@ -27,7 +37,8 @@ enum http_scan_result http_scan(struct http_scan *s, const char *bytes, size_t n
         unsigned char c = (unsigned char)bytes[s->pos];
         if (s->state == AT_DONE) return HTTP_SCAN_DONE;
         if (s->pos - s->start >= LIMIT_HTTP_HEAD_BYTES) {
-            fault_set(why, 431, NULL, NULL, "the request's head is longer than %u bytes", LIMIT_HTTP_HEAD_BYTES);
+            fault_set(why, 431, NULL, NULL, "the request's head is longer than %u bytes",
+                      LIMIT_HTTP_HEAD_BYTES);
             return HTTP_SCAN_BAD;
         }
         if (c == '\n' && s->state != AT_START_LF && s->state != AT_LF && s->state != AT_END_LF)
@@ -45,14 +56,18 @@ enum http_scan_result http_scan(struct http_scan *s, const char *bytes, size_t n
             break;
         case AT_START_LF:
             if (c != '\n') return bad(why, 400, "CR without LF in the head");
-            if (s->pos + 1 > 2 * EMPTY_LINES_MAX) return bad(why, 400, "too many empty lines before the request");
+            if (s->pos + 1 > 2 * EMPTY_LINES_MAX)
+                return bad(why, 400, "too many empty lines before the request");
             s->state = AT_START;
             break;
         case IN_REQUEST:
-            if (c == '\r') s->state = AT_LF;
-            else if (c < 0x20 || c > 0x7e) return bad(why, 400, "a character that is not allowed in a request line");
+            if (c == '\r')
+                s->state = AT_LF;
+            else if (c < 0x20 || c > 0x7e)
+                return bad(why, 400, "a character that is not allowed in a request line");
             else if (s->pos - s->line_start > LIMIT_HTTP_URL_BYTES + REQUEST_LINE_REST) {
-                fault_set(why, 414, NULL, NULL, "the request's URL is longer than %u bytes", LIMIT_HTTP_URL_BYTES);
+                fault_set(why, 414, NULL, NULL, "the request's URL is longer than %u bytes",
+                          LIMIT_HTTP_URL_BYTES);
                 return HTTP_SCAN_BAD;
             }
             break;
@@ -71,22 +86,28 @@ enum http_scan_result http_scan(struct http_scan *s, const char *bytes, size_t n
                 fault_set(why, 431, NULL, NULL, "more than %u header fields", LIMIT_HTTP_HEADERS);
                 return HTTP_SCAN_BAD;
             }
-            if (!is_token(c)) return bad(why, 400, "a character that is not allowed in a header name");
+            if (!is_token(c))
+                return bad(why, 400, "a character that is not allowed in a header name");
             s->state = IN_NAME;
             break;
         case IN_NAME:
-            if (c == ':') s->state = IN_VALUE;
-            else if (!is_token(c)) return bad(why, 400, "a character that is not allowed in a header name");
+            if (c == ':')
+                s->state = IN_VALUE;
+            else if (!is_token(c))
+                return bad(why, 400, "a character that is not allowed in a header name");
             break;
         case IN_VALUE:
-            if (c == '\r') s->state = AT_LF;
-            else if ((c < 0x20 && c != '\t') || c == 0x7f) return bad(why, 400, "a control character in a header");
+            if (c == '\r')
+                s->state = AT_LF;
+            else if ((c < 0x20 && c != '\t') || c == 0x7f)
+                return bad(why, 400, "a control character in a header");
             break;
         case AT_END_LF:
             if (c != '\n') return bad(why, 400, "CR without LF in the head");
             s->state = AT_DONE;
             break;
-        case AT_DONE: break;
+        case AT_DONE:
+            break;
         }
     }
     return s->state == AT_DONE ? HTTP_SCAN_DONE : HTTP_SCAN_MORE;
@@ -155,24 +176,28 @@ static int parse_request_line(char *line, struct http_head *out, struct fault *w
 {
     char *target = strchr(line, ' ');
     char *version = target == NULL ? NULL : strchr(target + 1, ' ');
-    if (version == NULL) return fault_set(why, 400, NULL, NULL, "the request line is not METHOD TARGET VERSION");
+    if (version == NULL)
+        return fault_set(why, 400, NULL, NULL, "the request line is not METHOD TARGET VERSION");
     *target++ = '\0';
     *version++ = '\0';
     if (strncmp(version, "HTTP/", 5) != 0 || strlen(version) != 8 || version[6] != '.')
         return fault_set(why, 400, NULL, NULL, "the request line does not end in an HTTP version");
     if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
-        return fault_set(why, 505, NULL, NULL, "%.8s is not spoken here, only HTTP/1.1 and HTTP/1.0", version);
+        return fault_set(why, 505, NULL, NULL,
+                         "%.8s is not spoken here, only HTTP/1.1 and HTTP/1.0", version);
     out->minor = version[7] - '0';
     out->method = line;
     if (strlen(target) > LIMIT_HTTP_URL_BYTES)
-        return fault_set(why, 414, NULL, NULL, "the request's URL is longer than %u bytes", LIMIT_HTTP_URL_BYTES);
+        return fault_set(why, 414, NULL, NULL, "the request's URL is longer than %u bytes",
+                         LIMIT_HTTP_URL_BYTES);
     if (target[0] != '/' || strchr(target, '#') != NULL)
         return fault_set(why, 400, NULL, NULL, "the request target is not a path");
     char *query = strchr(target, '?');
     if (query != NULL) *query++ = '\0';
     out->query = query == NULL ? "" : query;
     out->path = target;
-    if (!percent_decode(target)) return fault_set(why, 400, NULL, NULL, "a bad percent escape in the path");
+    if (!percent_decode(target))
+        return fault_set(why, 400, NULL, NULL, "a bad percent escape in the path");
     return 0;
 }
 
@@ -183,14 +208,16 @@ static void split_field(char *line, struct http_field *f)
     char *value = colon + 1;
     value += strspn(value, " \t");
     size_t n = strlen(value);
-    while (n > 0 && (value[n - 1] == ' ' || value[n - 1] == '\t')) value[--n] = '\0';
+    while (n > 0 && (value[n - 1] == ' ' || value[n - 1] == '\t'))
+        value[--n] = '\0';
     *f = (struct http_field){line, value};
 }
 
 static uint32_t count(const struct http_head *h, const char *name)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < h->n_fields; i++) n += strcasecmp(h->fields[i].name, name) == 0;
+    for (uint32_t i = 0; i < h->n_fields; i++)
+        n += strcasecmp(h->fields[i].name, name) == 0;
     return n;
 }
 
@@ -205,7 +232,8 @@ static int check_fields(struct http_head *out, struct fault *why)
     if (codings == 1) {
         const char *coding = http_head_find(out, "Transfer-Encoding");
         if (out->minor == 0 || !out->chunked || strcasecmp(coding, "chunked") != 0)
-            return fault_set(why, 400, NULL, NULL, "the only transfer coding taken is chunked, in HTTP/1.1");
+            return fault_set(why, 400, NULL, NULL,
+                             "the only transfer coding taken is chunked, in HTTP/1.1");
     }
     out->has_length = lengths == 1;
     if (!out->has_length) out->content_length = 0;

@@ -27,7 +27,8 @@ struct http_scan {
 
 /* Look at bytes[s->pos, n) of the same growing buffer. DONE: the head is [s->start, s->pos), up to and with its
  * empty line. BAD: *why says what and with which status. */
-enum http_scan_result http_scan(struct http_scan *s, const char *bytes, size_t n, struct fault *why);
+enum http_scan_result http_scan(struct http_scan *s, const char *bytes, size_t n,
+                                struct fault *why);
 
 struct http_field {
     const char *name, *value; /* 0-terminated, value trimmed */

@@ -30,7 +30,8 @@ static void count_outcome(struct job *j, enum metric outcome)
     j->counted = true;
     metrics_count(metrics_of(j), outcome, 1);
     uint64_t n_tokens = 0;
-    for (uint32_t i = 0; i < j->n_choices; i++) n_tokens += j->choices[i].choice.n_tokens;
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        n_tokens += j->choices[i].choice.n_tokens;
     log_debug("api", "id=%s tokens=%llu ms=%llu outcome=%s", j->id, (unsigned long long)n_tokens,
               (unsigned long long)(now_ms(j) - j->begun_ms),
               outcome == METRIC_REQUEST_STOP        ? "stop"
@@ -53,10 +54,13 @@ static void job_free(struct job *j)
 {
     struct api *a = j->api;
     if (j->streaming) metrics_add(metrics_of(j), METRIC_STREAMS_OPEN, -1);
-    if (j->prev != NULL) j->prev->next = j->next;
-    else a->jobs = j->next;
+    if (j->prev != NULL)
+        j->prev->next = j->next;
+    else
+        a->jobs = j->next;
     if (j->next != NULL) j->next->prev = j->prev;
-    for (uint32_t i = 0; i < j->n_choices; i++) choice_deinit(&j->choices[i].choice);
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        choice_deinit(&j->choices[i].choice);
     for (uint32_t i = 0; i < j->n_prompts && j->prompts != NULL; i++) {
         ids_free(&j->prompts[i].ids);
         buf_free(&j->prompts[i].echo);
@@ -92,8 +96,10 @@ static void fail(struct job *j, const struct fault *why)
         error_body_put(&b, why);
         buf_puts(&b, "\n\n");
         if (!b.failed) http_stream_write(j->ex, b.data, b.len);
-        if (b.failed) http_abort(j->ex);
-        else http_stream_end(j->ex);
+        if (b.failed)
+            http_abort(j->ex);
+        else
+            http_stream_end(j->ex);
         buf_free(&b);
     }
     job_free(j);
@@ -116,7 +122,8 @@ static void observe_end(struct job *j)
             metrics_observe(metrics_of(j), METRIC_PER_OUTPUT_TOKEN,
                             (double)(c->last_ms - c->first_ms) / 1e3 / (c->choice.n_tokens - 1));
     }
-    metrics_observe(metrics_of(j), METRIC_REQUEST_DURATION, (double)(now_ms(j) - j->begun_ms) / 1e3);
+    metrics_observe(metrics_of(j), METRIC_REQUEST_DURATION,
+                    (double)(now_ms(j) - j->begun_ms) / 1e3);
     count_outcome(j, length ? METRIC_REQUEST_LENGTH : METRIC_REQUEST_STOP);
 }
 
@@ -153,13 +160,16 @@ static void open_stream(struct job *j, struct buf *b)
     metrics_add(metrics_of(j), METRIC_STREAMS_OPEN, 1);
     http_stream_begin(j->ex, 200, "text/event-stream", stream_headers);
     if (j->kind != REQUEST_CHAT) return;
-    for (uint32_t i = 0; i < j->n_choices; i++) reply_chunk_role(j, i, b);
+    for (uint32_t i = 0; i < j->n_choices; i++)
+        reply_chunk_role(j, i, b);
 }
 
 void job_tick(struct job *list, uint64_t now)
 {
     for (struct job *j = list; j != NULL; j = j->next) {
-        if (j->working || j->ex == NULL || !j->request.stream || now - j->written_ms < j->api->cfg.ping_ms) continue;
+        if (j->working || j->ex == NULL || !j->request.stream ||
+            now - j->written_ms < j->api->cfg.ping_ms)
+            continue;
         struct buf b = {0};
         open_stream(j, &b);
         buf_puts(&b, ": ping\n\n");
@@ -222,8 +232,10 @@ static void advance(struct job *j, struct job_choice *c)
     }
     if (c->choice.end == CHOICE_OPEN) return;
     j->n_done++;
-    if (j->n_done == j->n_choices) finish(j);
-    else start_more(j);
+    if (j->n_done == j->n_choices)
+        finish(j);
+    else
+        start_more(j);
 }
 
 static void on_token(struct job *j, struct job_choice *c, const struct generation_event *ev)
@@ -257,8 +269,12 @@ static void on_event(void *ctx, const struct generation_event *ev)
     struct job *j = c->job;
     struct fault why;
     switch (ev->kind) {
-    case GENERATION_PROMPT: on_prompt_token(c, ev); break;
-    case GENERATION_TOKEN: on_token(j, c, ev); break;
+    case GENERATION_PROMPT:
+        on_prompt_token(c, ev);
+        break;
+    case GENERATION_TOKEN:
+        on_token(j, c, ev);
+        break;
     case GENERATION_FINISHED:
         c->live = false;
         c->n_cached = ev->n_cached;
@@ -278,7 +294,8 @@ static void on_event(void *ctx, const struct generation_event *ev)
 static enum err_code start_one(struct job *j, struct job_choice *c, struct err *why)
 {
     const struct generation_service *s = &j->api->cfg.service;
-    struct generation_spec spec = request_spec(&j->request, &j->api->cfg.model, &c->prompt->ids, c->sample);
+    struct generation_spec spec =
+        request_spec(&j->request, &j->api->cfg.model, &c->prompt->ids, c->sample);
     return s->start(s->self, &spec, on_event, c, &c->handle, why);
 }
 
@@ -327,8 +344,10 @@ static void after_work(uv_work_t *w, int cancelled)
     (void)cancelled; /* never asked for */
     j->working = false;
     metrics_add(metrics_of(j), METRIC_PROMPTS_PREPARING, -1);
-    if (j->ex == NULL) job_free(j);
-    else launch(j);
+    if (j->ex == NULL)
+        job_free(j);
+    else
+        launch(j);
 }
 
 void job_begin(struct api *a, struct http_exchange *ex, enum request_kind kind)

@@ -14,8 +14,8 @@ struct job_choice {
     struct choice choice;
     struct job *job;
     struct job_prompt *prompt;
-    uint32_t sample;   /* which of n */
-    uint64_t handle;   /* in the engine, while live */
+    uint32_t sample; /* which of n */
+    uint64_t handle; /* in the engine, while live */
     bool live, paused, echoed;
     uint64_t first_ms, last_ms; /* of its tokens */
     uint32_t n_cached;
@@ -26,13 +26,13 @@ struct job {
     struct http_exchange *ex; /* NULL once the client left or was answered */
     struct job *prev, *next;
     uv_work_t work;
-    bool working;             /* job_prepare is on libuv's pool */
+    bool working; /* job_prepare is on libuv's pool */
     enum request_kind kind;
-    char *body;               /* owned copy, the exchange may end first */
+    char *body; /* owned copy, the exchange may end first */
     size_t n_body;
     struct request request;
-    struct fault fault;       /* of job_prepare */
-    int status;               /* 0: prepared */
+    struct fault fault; /* of job_prepare */
+    int status;         /* 0: prepared */
     struct job_prompt *prompts;
     uint32_t n_prompts;
     struct job_choice *choices; /* prompt-major */
@@ -40,16 +40,16 @@ struct job {
     char id[48];
     int64_t created;
     uint64_t begun_ms, written_ms;
-    bool streaming;           /* the head has left */
-    bool counted;             /* its outcome is in the metrics */
+    bool streaming; /* the head has left */
+    bool counted;   /* its outcome is in the metrics */
 };
 
 /* Parse, render, tokenize: only the job's own memory, so any thread. Sets status and fault. */
 void job_prepare(struct job *j);
 
 /* ---- reply.c: JSON and events; each appends to *b ---- */
-void reply_chunk_role(const struct job *j, uint32_t index, struct buf *b);                      /* chat only */
-void reply_chunk_text(const struct job *j, struct job_choice *c, struct buf *b);                /* and drops it */
+void reply_chunk_role(const struct job *j, uint32_t index, struct buf *b);       /* chat only */
+void reply_chunk_text(const struct job *j, struct job_choice *c, struct buf *b); /* and drops it */
 void reply_chunk_finish(const struct job *j, struct job_choice *c, struct buf *b);
 void reply_chunk_usage(const struct job *j, struct buf *b);
 void reply_whole(const struct job *j, struct buf *b);

@@ -20,14 +20,15 @@ static int one_prompt(struct job *j, const struct request_prompt *given, struct 
 {
     const struct generation_model *model = &j->api->cfg.model;
     if (given->text != NULL) {
-        int status = prompt_from_text(model, given->text, given->n_text, true, &out->ids, &j->fault);
+        int status =
+            prompt_from_text(model, given->text, given->n_text, true, &out->ids, &j->fault);
         if (status != 0) return status;
         if (j->request.echo) buf_append(&out->echo, given->text, given->n_text);
     } else {
         struct err e;
         if (!ids_append(&out->ids, given->ids, given->n_ids)) return no_memory(&j->fault);
-        if (j->request.echo &&
-            tokenizer_decode(model->tokenizer, given->ids, given->n_ids, false, &out->echo, &e) != ERR_OK)
+        if (j->request.echo && tokenizer_decode(model->tokenizer, given->ids, given->n_ids, false,
+                                                &out->echo, &e) != ERR_OK)
             return fault_from_err(&j->fault, &e);
     }
     if (out->echo.failed) return no_memory(&j->fault);
@@ -41,7 +42,8 @@ static int make_prompts(struct job *j)
     j->prompts = mem_zalloc_array(j->n_prompts, sizeof *j->prompts);
     if (j->prompts == NULL) return no_memory(&j->fault);
     if (chat) {
-        int status = prompt_from_messages(&j->api->cfg.model, j->request.messages, &j->prompts[0].ids, &j->fault);
+        int status = prompt_from_messages(&j->api->cfg.model, j->request.messages,
+                                          &j->prompts[0].ids, &j->fault);
         return status != 0 ? status : check_length(j, j->prompts[0].ids.len);
     }
     for (uint32_t i = 0; i < j->n_prompts; i++) {
@@ -71,7 +73,8 @@ static int make_choices(struct job *j)
 
 static int prepare(struct job *j)
 {
-    int status = request_parse(j->kind, j->body, j->n_body, &j->api->cfg.model, &j->request, &j->fault);
+    int status =
+        request_parse(j->kind, j->body, j->n_body, &j->api->cfg.model, &j->request, &j->fault);
     if (status == 0) status = make_prompts(j);
     if (status == 0) status = make_choices(j);
     if (status == 0) request_settle_seed(&j->request);

@@ -11,31 +11,38 @@
 static size_t run_end(const char *taint, size_t from, size_t n)
 {
     size_t i = from + 1;
-    while (i < n && (taint[i] != 0) == (taint[from] != 0)) i++;
+    while (i < n && (taint[i] != 0) == (taint[from] != 0))
+        i++;
     return i;
 }
 
 /* Does this text mean something else when control tokens are recognized? */
-static enum err_code spells_control(const struct tokenizer *t, const char *text, size_t n, bool *spells, struct err *why)
+static enum err_code spells_control(const struct tokenizer *t, const char *text, size_t n,
+                                    bool *spells, struct err *why)
 {
     struct ids plain = {0}, parsed = {0};
-    enum err_code rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &plain, why);
-    if (rc == ERR_OK) rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &parsed, why);
+    enum err_code rc =
+        tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &plain, why);
     if (rc == ERR_OK)
-        *spells = plain.len != parsed.len ||
-                  (plain.len > 0 && memcmp(plain.data, parsed.data, plain.len * sizeof *plain.data) != 0);
+        rc =
+            tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &parsed, why);
+    if (rc == ERR_OK)
+        *spells =
+            plain.len != parsed.len ||
+            (plain.len > 0 && memcmp(plain.data, parsed.data, plain.len * sizeof *plain.data) != 0);
     ids_free(&plain);
     ids_free(&parsed);
     return rc;
 }
 
-static enum err_code append_piece(const struct tokenizer *t, const char *text, size_t n, enum tokenizer_special special,
-                                  struct ids *out, struct err *why)
+static enum err_code append_piece(const struct tokenizer *t, const char *text, size_t n,
+                                  enum tokenizer_special special, struct ids *out, struct err *why)
 {
     if (n == 0) return ERR_OK;
     struct ids piece = {0};
     enum err_code rc = tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, special, &piece, why);
-    if (rc == ERR_OK && !ids_append(out, piece.data, piece.len)) rc = err_nomem(why, "the prompt's tokens");
+    if (rc == ERR_OK && !ids_append(out, piece.data, piece.len))
+        rc = err_nomem(why, "the prompt's tokens");
     ids_free(&piece);
     return rc;
 }
@@ -43,20 +50,23 @@ static enum err_code append_piece(const struct tokenizer *t, const char *text, s
 static size_t count_special(const struct tokenizer *t, const struct ids *ids, size_t from)
 {
     size_t n = 0;
-    for (size_t i = from; i < ids->len; i++) n += tokenizer_is_special(t, ids->data[i]);
+    for (size_t i = from; i < ids->len; i++)
+        n += tokenizer_is_special(t, ids->data[i]);
     return n;
 }
 
 /* Encode every run by itself. *n_special: control tokens in the template's own runs. */
-static enum err_code encode_runs(const struct tokenizer *t, const char *text, const char *taint, size_t n,
-                                 struct ids *out, size_t *n_special, struct err *why)
+static enum err_code encode_runs(const struct tokenizer *t, const char *text, const char *taint,
+                                 size_t n, struct ids *out, size_t *n_special, struct err *why)
 {
     enum err_code rc = ERR_OK;
     *n_special = 0;
     for (size_t at = 0, end; at < n && rc == ERR_OK; at = end) {
         end = run_end(taint, at, n);
         size_t before = out->len;
-        rc = append_piece(t, text + at, end - at, taint[at] != 0 ? TOKENIZER_NO_SPECIAL : TOKENIZER_PARSE_SPECIAL, out, why);
+        rc =
+            append_piece(t, text + at, end - at,
+                         taint[at] != 0 ? TOKENIZER_NO_SPECIAL : TOKENIZER_PARSE_SPECIAL, out, why);
         if (rc == ERR_OK && taint[at] == 0) *n_special += count_special(t, out, before);
     }
     return rc;
@@ -64,8 +74,8 @@ static enum err_code encode_runs(const struct tokenizer *t, const char *text, co
 
 /* Text is cut only around user text that spells a control token, which is then encoded without them; everything
  * else is encoded in one piece, so that tokens merge across the borders of messages as they did in training. */
-static enum err_code encode_merged(const struct tokenizer *t, const char *text, const char *taint, size_t n,
-                                   struct ids *out, struct err *why)
+static enum err_code encode_merged(const struct tokenizer *t, const char *text, const char *taint,
+                                   size_t n, struct ids *out, struct err *why)
 {
     size_t piece = 0;
     for (size_t at = 0; at < n;) {
@@ -76,8 +86,10 @@ static enum err_code encode_merged(const struct tokenizer *t, const char *text, 
             if (rc != ERR_OK) return rc;
         }
         if (spells) {
-            enum err_code rc = append_piece(t, text + piece, at - piece, TOKENIZER_PARSE_SPECIAL, out, why);
-            if (rc == ERR_OK) rc = append_piece(t, text + at, end - at, TOKENIZER_NO_SPECIAL, out, why);
+            enum err_code rc =
+                append_piece(t, text + piece, at - piece, TOKENIZER_PARSE_SPECIAL, out, why);
+            if (rc == ERR_OK)
+                rc = append_piece(t, text + at, end - at, TOKENIZER_NO_SPECIAL, out, why);
             if (rc != ERR_OK) return rc;
             piece = end;
         }
@@ -86,8 +98,8 @@ static enum err_code encode_merged(const struct tokenizer *t, const char *text, 
     return append_piece(t, text + piece, n - piece, TOKENIZER_PARSE_SPECIAL, out, why);
 }
 
-enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint, size_t n,
-                                    struct ids *out, struct err *why)
+enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint,
+                                    size_t n, struct ids *out, struct err *why)
 {
     size_t n_special = 0;
     struct ids runs = {0};
@@ -102,8 +114,8 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
     return rc;
 }
 
-static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text, struct buf *taint,
-                            struct err *why)
+static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text,
+                            struct buf *taint, struct err *why)
 {
     struct chat_template_input in = {.messages = messages, .add_generation_prompt = true};
     time_t now = (time_t)clock_unix_seconds();
@@ -111,8 +123,8 @@ static enum err_code render(const struct chat_template *t, const json_t *message
     return chat_template_render(t, &in, text, taint, why);
 }
 
-int prompt_from_messages(const struct generation_model *model, const json_t *messages, struct ids *out,
-                         struct fault *why)
+int prompt_from_messages(const struct generation_model *model, const json_t *messages,
+                         struct ids *out, struct fault *why)
 {
     if (model->chat_template == NULL)
         return fault_set(why, 400, "no_chat_template", "messages",
@@ -122,8 +134,10 @@ int prompt_from_messages(const struct generation_model *model, const json_t *mes
     enum err_code rc = render(model->chat_template, messages, &text, &taint, &e);
     /* What a template raises, it raises about the messages. */
     int status = 0;
-    if (rc == ERR_INVALID) status = fault_set(why, 400, "invalid_value", "messages", "%.500s", e.text);
-    else if (rc != ERR_OK) status = fault_from_err(why, &e);
+    if (rc == ERR_INVALID)
+        status = fault_set(why, 400, "invalid_value", "messages", "%.500s", e.text);
+    else if (rc != ERR_OK)
+        status = fault_from_err(why, &e);
     if (status == 0) {
         rc = prompt_encode_tainted(model->tokenizer, text.data, taint.data, text.len, out, &e);
         if (rc != ERR_OK) status = fault_from_err(why, &e);
@@ -133,12 +147,12 @@ int prompt_from_messages(const struct generation_model *model, const json_t *mes
     return status;
 }
 
-int prompt_from_text(const struct generation_model *model, const char *text, size_t n, bool add_special, struct ids *out,
-                     struct fault *why)
+int prompt_from_text(const struct generation_model *model, const char *text, size_t n,
+                     bool add_special, struct ids *out, struct fault *why)
 {
     struct err e;
     enum err_code rc = tokenizer_encode(model->tokenizer, text, n,
-                                        add_special ? TOKENIZER_ADD_CONFIG : TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL,
-                                        out, &e);
+                                        add_special ? TOKENIZER_ADD_CONFIG : TOKENIZER_ADD_NONE,
+                                        TOKENIZER_PARSE_SPECIAL, out, &e);
     return rc == ERR_OK ? 0 : fault_from_err(why, &e);
 }

@@ -10,16 +10,16 @@
 
 /* A conversation, through the model's template. Text that came from the request never becomes a control token, even
  * where it spells one. Answers 0 or a status. */
-int prompt_from_messages(const struct generation_model *model, const json_t *messages, struct ids *out,
-                         struct fault *why);
+int prompt_from_messages(const struct generation_model *model, const json_t *messages,
+                         struct ids *out, struct fault *why);
 
 /* A raw prompt: control tokens spelled out in it count, as OpenAI's completions have it; bos as the tokenizer's files
  * say, when asked for. */
-int prompt_from_text(const struct generation_model *model, const char *text, size_t n, bool add_special, struct ids *out,
-                     struct fault *why);
+int prompt_from_text(const struct generation_model *model, const char *text, size_t n,
+                     bool add_special, struct ids *out, struct fault *why);
 
 /* For tests: encode `text`, of which the bytes with taint[i] != 0 came from the request. */
-enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint, size_t n,
-                                    struct ids *out, struct err *why);
+enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text, const char *taint,
+                                    size_t n, struct ids *out, struct err *why);
 
 #endif

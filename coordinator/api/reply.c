@@ -14,15 +14,18 @@ static void put_string(struct buf *b, const char *s)
 static void put_ids(struct buf *b, const struct ids *ids)
 {
     buf_putc(b, '[');
-    for (size_t i = 0; i < ids->len; i++) buf_printf(b, i == 0 ? "%d" : ",%d", ids->data[i]);
+    for (size_t i = 0; i < ids->len; i++)
+        buf_printf(b, i == 0 ? "%d" : ",%d", ids->data[i]);
     buf_putc(b, ']');
 }
 
 /* JSON has no infinities; a token that cannot be drawn is as unlikely as a float can say. */
 static void put_logprob(struct buf *b, float x)
 {
-    if (isnan(x)) buf_puts(b, "null");
-    else buf_printf(b, "%.9g", (double)(isinf(x) ? (x < 0 ? -9999.0f : 9999.0f) : x));
+    if (isnan(x))
+        buf_puts(b, "null");
+    else
+        buf_printf(b, "%.9g", (double)(isinf(x) ? (x < 0 ? -9999.0f : 9999.0f) : x));
 }
 
 static const char *token_bytes(const struct job *j, int32_t id, size_t *n)
@@ -43,7 +46,8 @@ static void put_chat_token(const struct job *j, int32_t id, float logprob, struc
     buf_puts(b, ",\"logprob\":");
     put_logprob(b, logprob);
     buf_puts(b, ",\"bytes\":[");
-    for (size_t i = 0; i < n; i++) buf_printf(b, i == 0 ? "%u" : ",%u", (unsigned)(unsigned char)s[i]);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(b, i == 0 ? "%u" : ",%u", (unsigned)(unsigned char)s[i]);
     buf_putc(b, ']');
 }
 
@@ -75,7 +79,8 @@ static void put_completion_token(const struct job *j, int32_t id, struct buf *b)
         return;
     }
     buf_puts(b, "\"bytes:");
-    for (size_t i = 0; i < n; i++) buf_printf(b, "\\\\x%02x", (unsigned)(unsigned char)s[i]);
+    for (size_t i = 0; i < n; i++)
+        buf_printf(b, "\\\\x%02x", (unsigned)(unsigned char)s[i]);
     buf_putc(b, '"');
 }
 
@@ -92,7 +97,8 @@ static void put_completion_top(const struct job *j, const struct choice_logprob 
     buf_putc(b, '{');
     for (uint32_t k = 0; k < l->n_top; k++) {
         bool repeated = false; /* two ids of one text: the likelier one is shown */
-        for (uint32_t m = 0; m < k; m++) repeated |= same_text(j, l->top[m].id, l->top[k].id);
+        for (uint32_t m = 0; m < k; m++)
+            repeated |= same_text(j, l->top[m].id, l->top[k].id);
         if (repeated) continue;
         if (any) buf_putc(b, ',');
         any = true;
@@ -107,7 +113,8 @@ static void put_completion_top(const struct job *j, const struct choice_logprob 
 static size_t characters_of(const char *s, size_t n)
 {
     size_t count = 0;
-    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)s[i] & 0xc0) != 0x80;
     return count;
 }
 
@@ -121,15 +128,19 @@ static void put_completion_logprobs(const struct job *j, struct choice *c, size_
     buf_puts(b, "],\"token_logprobs\":[");
     for (size_t i = 0; i < n; i++) {
         if (i > 0) buf_putc(b, ',');
-        if (c->logprobs[i].has) put_logprob(b, c->logprobs[i].logprob);
-        else buf_puts(b, "null");
+        if (c->logprobs[i].has)
+            put_logprob(b, c->logprobs[i].logprob);
+        else
+            buf_puts(b, "null");
     }
     buf_puts(b, "],\"top_logprobs\":");
     if (j->request.top_logprobs == 0) buf_puts(b, "null");
     for (size_t i = 0; i < n && j->request.top_logprobs > 0; i++) {
         buf_putc(b, i == 0 ? '[' : ',');
-        if (c->logprobs[i].has) put_completion_top(j, &c->logprobs[i], b);
-        else buf_puts(b, "null");
+        if (c->logprobs[i].has)
+            put_completion_top(j, &c->logprobs[i], b);
+        else
+            buf_puts(b, "null");
     }
     if (j->request.top_logprobs > 0) buf_puts(b, n == 0 ? "[]" : "]");
     buf_puts(b, ",\"text_offset\":[");
@@ -151,8 +162,10 @@ static size_t put_logprobs(const struct job *j, struct choice *c, struct buf *b)
         return 0;
     }
     size_t n = choice_ready_logprobs(c);
-    if (j->kind == REQUEST_CHAT) put_chat_logprobs(j, c, n, b);
-    else put_completion_logprobs(j, c, n, b);
+    if (j->kind == REQUEST_CHAT)
+        put_chat_logprobs(j, c, n, b);
+    else
+        put_completion_logprobs(j, c, n, b);
     return n;
 }
 
@@ -161,7 +174,8 @@ static size_t put_logprobs(const struct job *j, struct choice *c, struct buf *b)
 static void put_usage(const struct job *j, struct buf *b)
 {
     uint64_t prompt = 0, completion = 0, cached = 0;
-    for (uint32_t i = 0; i < j->n_prompts; i++) prompt += j->prompts[i].ids.len;
+    for (uint32_t i = 0; i < j->n_prompts; i++)
+        prompt += j->prompts[i].ids.len;
     for (uint32_t i = 0; i < j->n_choices; i++) {
         completion += j->choices[i].choice.n_tokens;
         if (j->choices[i].sample == 0) cached += j->choices[i].n_cached;
@@ -169,8 +183,8 @@ static void put_usage(const struct job *j, struct buf *b)
     buf_printf(b,
                "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-               (unsigned long long)prompt, (unsigned long long)completion, (unsigned long long)(prompt + completion),
-               (unsigned long long)cached);
+               (unsigned long long)prompt, (unsigned long long)completion,
+               (unsigned long long)(prompt + completion), (unsigned long long)cached);
 }
 
 static void put_opening(const struct job *j, bool chunk, struct buf *b)
@@ -178,7 +192,8 @@ static void put_opening(const struct job *j, bool chunk, struct buf *b)
     const char *object = j->kind == REQUEST_COMPLETION ? "text_completion"
                          : chunk                       ? "chat.completion.chunk"
                                                        : "chat.completion";
-    buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object, (long long)j->created);
+    buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object,
+               (long long)j->created);
     put_string(b, j->api->cfg.model.id);
     buf_puts(b, ",\"choices\":[");
 }
@@ -205,10 +220,11 @@ static const char *end_name(enum choice_end end)
 void reply_chunk_role(const struct job *j, uint32_t index, struct buf *b)
 {
     begin_chunk(j, b);
-    buf_printf(b,
-               "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
-               "\"finish_reason\":null}",
-               index);
+    buf_printf(
+        b,
+        "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+        "\"finish_reason\":null}",
+        index);
     if (j->request.return_token_ids && index == 0) {
         buf_puts(b, "],\"prompt_token_ids\":");
         put_ids(b, &j->prompts[0].ids);

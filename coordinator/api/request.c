@@ -16,28 +16,32 @@ static const json_t *given(const json_t *body, const char *key)
     return json_is_null(v) ? NULL : v; /* null is as good as absent */
 }
 
-static int take_int(const json_t *body, const char *key, int64_t low, int64_t high, bool *has, int64_t *out,
-                    struct fault *why)
+static int take_int(const json_t *body, const char *key, int64_t low, int64_t high, bool *has,
+                    int64_t *out, struct fault *why)
 {
     const json_t *v = given(body, key);
     if (has != NULL) *has = v != NULL;
     if (v == NULL) return 0;
-    if (!json_is_integer(v)) return fault_set(why, 400, "invalid_type", key, "%s must be an integer", key);
+    if (!json_is_integer(v))
+        return fault_set(why, 400, "invalid_type", key, "%s must be an integer", key);
     if (json_integer_value(v) < low || json_integer_value(v) > high)
-        return fault_set(why, 400, "invalid_value", key, "%s is %lld; it must be from %lld to %lld", key,
-                         (long long)json_integer_value(v), (long long)low, (long long)high);
+        return fault_set(why, 400, "invalid_value", key, "%s is %lld; it must be from %lld to %lld",
+                         key, (long long)json_integer_value(v), (long long)low, (long long)high);
     *out = json_integer_value(v);
     return 0;
 }
 
-static int take_number(const json_t *body, const char *key, double low, double high, double *out, struct fault *why)
+static int take_number(const json_t *body, const char *key, double low, double high, double *out,
+                       struct fault *why)
 {
     const json_t *v = given(body, key);
     if (v == NULL) return 0;
-    if (!json_is_number(v)) return fault_set(why, 400, "invalid_type", key, "%s must be a number", key);
+    if (!json_is_number(v))
+        return fault_set(why, 400, "invalid_type", key, "%s must be a number", key);
     double x = json_number_value(v);
     if (!(x >= low && x <= high)) /* a NaN cannot be written in JSON, but costs nothing to refuse */
-        return fault_set(why, 400, "invalid_value", key, "%s is %g; it must be from %g to %g", key, x, low, high);
+        return fault_set(why, 400, "invalid_value", key, "%s is %g; it must be from %g to %g", key,
+                         x, low, high);
     *out = x;
     return 0;
 }
@@ -46,19 +50,21 @@ static int take_bool(const json_t *body, const char *key, bool *out, struct faul
 {
     const json_t *v = given(body, key);
     if (v == NULL) return 0;
-    if (!json_is_boolean(v)) return fault_set(why, 400, "invalid_type", key, "%s must be true or false", key);
+    if (!json_is_boolean(v))
+        return fault_set(why, 400, "invalid_type", key, "%s must be true or false", key);
     *out = json_is_true(v);
     return 0;
 }
 
-static int take_max_tokens(const json_t *body, const struct generation_model *model, struct request *r,
-                           struct fault *why)
+static int take_max_tokens(const json_t *body, const struct generation_model *model,
+                           struct request *r, struct fault *why)
 {
     int64_t max = 0, completion = 0;
     bool has_max, has_completion = false;
     int status = take_int(body, "max_tokens", 0, model->ctx, &has_max, &max, why);
     if (status == 0 && r->kind == REQUEST_CHAT)
-        status = take_int(body, "max_completion_tokens", 0, model->ctx, &has_completion, &completion, why);
+        status = take_int(body, "max_completion_tokens", 0, model->ctx, &has_completion,
+                          &completion, why);
     if (status != 0) return status;
     r->has_max_tokens = has_max || has_completion;
     const char *name = has_completion ? "max_completion_tokens" : "max_tokens";
@@ -68,12 +74,13 @@ static int take_max_tokens(const json_t *body, const struct generation_model *mo
         r->max_tokens = r->kind == REQUEST_COMPLETION ? COMPLETION_MAX_TOKENS : model->ctx;
     }
     if (r->has_max_tokens && r->max_tokens == 0 && !r->echo)
-        return fault_set(why, 400, "invalid_value", name, "%s is 0; that is of use with echo only", name);
+        return fault_set(why, 400, "invalid_value", name, "%s is 0; that is of use with echo only",
+                         name);
     return 0;
 }
 
-static int take_sampling(const json_t *body, const struct generation_model *model, struct request *r,
-                         struct fault *why)
+static int take_sampling(const json_t *body, const struct generation_model *model,
+                         struct request *r, struct fault *why)
 {
     r->temperature = (double)model->default_temperature;
     r->top_p = (double)model->default_top_p;
@@ -81,11 +88,13 @@ static int take_sampling(const json_t *body, const struct generation_model *mode
     int status = take_number(body, "temperature", 0, 2, &r->temperature, why);
     if (status == 0) status = take_number(body, "top_p", 0, 1, &r->top_p, why);
     if (status == 0 && r->top_p <= 0)
-        status = fault_set(why, 400, "invalid_value", "top_p", "top_p is 0; it must be above 0, up to 1");
+        status = fault_set(why, 400, "invalid_value", "top_p",
+                           "top_p is 0; it must be above 0, up to 1");
     if (status == 0) status = take_number(body, "min_p", 0, 1, &r->min_p, why);
     /* -1 is how vLLM's clients write "off". */
     if (status == 0) status = take_int(body, "top_k", -1, model->vocab, NULL, &top_k, why);
-    if (status == 0) status = take_int(body, "seed", INT64_MIN, INT64_MAX, &r->has_seed, &seed, why);
+    if (status == 0)
+        status = take_int(body, "seed", INT64_MIN, INT64_MAX, &r->has_seed, &seed, why);
     if (status == 0) status = take_int(body, "n", 1, LIMIT_N, NULL, &n, why);
     r->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     r->seed = (uint64_t)seed;
@@ -99,9 +108,11 @@ static int take_logprobs(const json_t *body, struct request *r, struct fault *wh
     int status;
     if (r->kind == REQUEST_CHAT) {
         status = take_bool(body, "logprobs", &r->logprobs, why);
-        if (status == 0) status = take_int(body, "top_logprobs", 0, LIMIT_TOP_LOGPROBS, NULL, &top, why);
+        if (status == 0)
+            status = take_int(body, "top_logprobs", 0, LIMIT_TOP_LOGPROBS, NULL, &top, why);
         if (status == 0 && top > 0 && !r->logprobs)
-            status = fault_set(why, 400, "invalid_value", "top_logprobs", "top_logprobs needs logprobs: true");
+            status = fault_set(why, 400, "invalid_value", "top_logprobs",
+                               "top_logprobs needs logprobs: true");
     } else {
         status = take_int(body, "logprobs", 0, LIMIT_TOP_LOGPROBS, &r->logprobs, &top, why);
     }
@@ -111,11 +122,13 @@ static int take_logprobs(const json_t *body, struct request *r, struct fault *wh
 
 static int add_stop(const json_t *v, struct request *r, struct fault *why)
 {
-    if (!json_is_string(v)) return fault_set(why, 400, "invalid_type", "stop", "stop must be a string or an array of strings");
+    if (!json_is_string(v))
+        return fault_set(why, 400, "invalid_type", "stop",
+                         "stop must be a string or an array of strings");
     size_t n = json_string_length(v);
     if (n == 0 || n > LIMIT_STOP_BYTES)
-        return fault_set(why, 400, "invalid_value", "stop", "a stop string of %zu bytes; 1 to %u are allowed", n,
-                         LIMIT_STOP_BYTES);
+        return fault_set(why, 400, "invalid_value", "stop",
+                         "a stop string of %zu bytes; 1 to %u are allowed", n, LIMIT_STOP_BYTES);
     r->stop[r->n_stop++] = (struct request_string){json_string_value(v), n};
     return 0;
 }
@@ -126,7 +139,8 @@ static int take_stop(const json_t *body, struct request *r, struct fault *why)
     if (v == NULL) return 0;
     if (!json_is_array(v)) return add_stop(v, r, why);
     if (json_array_size(v) > LIMIT_STOP_STRINGS)
-        return fault_set(why, 400, "invalid_value", "stop", "%zu stop strings; at most %u are allowed", json_array_size(v),
+        return fault_set(why, 400, "invalid_value", "stop",
+                         "%zu stop strings; at most %u are allowed", json_array_size(v),
                          LIMIT_STOP_STRINGS);
     for (size_t i = 0; i < json_array_size(v); i++) {
         int status = add_stop(json_array_get(v, i), r, why);
@@ -141,9 +155,11 @@ static int take_stream(const json_t *body, struct request *r, struct fault *why)
     const json_t *options = given(body, "stream_options");
     if (status != 0 || options == NULL) return status;
     if (!json_is_object(options))
-        return fault_set(why, 400, "invalid_type", "stream_options", "stream_options must be an object");
+        return fault_set(why, 400, "invalid_type", "stream_options",
+                         "stream_options must be an object");
     if (!r->stream)
-        return fault_set(why, 400, "invalid_value", "stream_options", "stream_options is for stream: true only");
+        return fault_set(why, 400, "invalid_value", "stream_options",
+                         "stream_options is for stream: true only");
     const json_t *usage = given(options, "include_usage");
     if (usage != NULL && !json_is_boolean(usage))
         return fault_set(why, 400, "invalid_type", "stream_options.include_usage",
@@ -156,10 +172,12 @@ int request_model(const json_t *body, const struct generation_model *model, stru
 {
     const json_t *v = given(body, "model");
     if (v == NULL) return 0;
-    if (!json_is_string(v)) return fault_set(why, 400, "invalid_type", "model", "model must be a string");
+    if (!json_is_string(v))
+        return fault_set(why, 400, "invalid_type", "model", "model must be a string");
     if (strcmp(json_string_value(v), model->id) != 0 || strlen(model->id) != json_string_length(v))
-        return fault_set(why, 404, "model_not_found", "model", "the model '%.150s' is not served here; '%.150s' is",
-                         json_string_value(v), model->id);
+        return fault_set(why, 404, "model_not_found", "model",
+                         "the model '%.150s' is not served here; '%.150s' is", json_string_value(v),
+                         model->id);
     return 0;
 }
 
@@ -167,7 +185,8 @@ int request_body_object(const char *body, size_t n, json_t **out, struct fault *
 {
     struct err e;
     json_t *v = NULL;
-    if (n == 0) return fault_set(why, 400, NULL, NULL, "the body is empty; it must be a JSON object");
+    if (n == 0)
+        return fault_set(why, 400, NULL, NULL, "the body is empty; it must be a JSON object");
     enum err_code rc = json_parse(body, n, LIMIT_JSON_DEPTH, &v, &e);
     if (rc != ERR_OK) return fault_from_err(why, &e);
     if (!json_is_object(v)) {
@@ -178,16 +197,16 @@ int request_body_object(const char *body, size_t n, json_t **out, struct fault *
     return 0;
 }
 
-int request_parse(enum request_kind kind, const char *body, size_t n, const struct generation_model *model,
-                  struct request *out, struct fault *why)
+int request_parse(enum request_kind kind, const char *body, size_t n,
+                  const struct generation_model *model, struct request *out, struct fault *why)
 {
     json_t *object = NULL;
     int status = request_body_object(body, n, &object, why);
     return status != 0 ? status : request_from_object(kind, object, model, out, why);
 }
 
-int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model, struct request *out,
-                        struct fault *why)
+int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model,
+                        struct request *out, struct fault *why)
 {
     out->kind = kind;
     out->body = body;
@@ -205,19 +224,22 @@ int request_from_object(enum request_kind kind, json_t *body, const struct gener
     out->n_eos = out->ignore_eos ? 0 : model->n_eos;
     if (status == 0) status = take_bool(b, "return_token_ids", &out->return_token_ids, why);
     if (status != 0) return status;
-    if (kind == REQUEST_CHAT) return request_messages(json_object_get(b, "messages"), &out->messages, why);
+    if (kind == REQUEST_CHAT)
+        return request_messages(json_object_get(b, "messages"), &out->messages, why);
     return request_prompts(json_object_get(b, "prompt"), model, out, why);
 }
 
 int request_check_length(const struct request *r, size_t n_prompt, uint32_t ctx, struct fault *why)
 {
     const char *param = r->kind == REQUEST_CHAT ? "messages" : "prompt";
-    if (n_prompt == 0) return fault_set(why, 400, "invalid_value", param, "the prompt has no tokens");
+    if (n_prompt == 0)
+        return fault_set(why, 400, "invalid_value", param, "the prompt has no tokens");
     uint32_t wanted = r->has_max_tokens ? r->max_tokens : 1;
     if (n_prompt <= ctx && wanted <= ctx - n_prompt) return 0;
-    fault_set(why, 400, "context_length_exceeded", param,
-              "this model's maximum context length is %u tokens; the prompt has %zu and %u %s to be generated", ctx,
-              n_prompt, wanted, r->has_max_tokens ? "are" : "at least");
+    fault_set(
+        why, 400, "context_length_exceeded", param,
+        "this model's maximum context length is %u tokens; the prompt has %zu and %u %s to be generated",
+        ctx, n_prompt, wanted, r->has_max_tokens ? "are" : "at least");
     why->n_prompt_tokens = n_prompt > UINT32_MAX ? UINT32_MAX : (uint32_t)n_prompt;
     why->n_ctx = ctx;
     return 400;
@@ -225,7 +247,8 @@ int request_check_length(const struct request *r, size_t n_prompt, uint32_t ctx,
 
 void request_settle_seed(struct request *r)
 {
-    if (!r->has_seed && getrandom(&r->seed, sizeof r->seed, 0) != (ssize_t)sizeof r->seed) r->seed = clock_now_ns();
+    if (!r->has_seed && getrandom(&r->seed, sizeof r->seed, 0) != (ssize_t)sizeof r->seed)
+        r->seed = clock_now_ns();
 }
 
 struct generation_spec request_spec(const struct request *r, const struct generation_model *model,
@@ -253,7 +276,8 @@ struct generation_spec request_spec(const struct request *r, const struct genera
 
 void request_deinit(struct request *r)
 {
-    for (uint32_t i = 0; i < r->n_prompts; i++) mem_free(r->prompts[i].ids);
+    for (uint32_t i = 0; i < r->n_prompts; i++)
+        mem_free(r->prompts[i].ids);
     mem_free(r->prompts);
     json_decref(r->messages);
     json_decref(r->body);

@@ -20,7 +20,7 @@ enum request_kind { REQUEST_CHAT, REQUEST_COMPLETION };
 struct request_prompt {
     const char *text; /* NULL: ids; borrowed from the body */
     size_t n_text;
-    int32_t *ids;     /* owned */
+    int32_t *ids; /* owned */
     uint32_t n_ids;
 };
 
@@ -31,8 +31,8 @@ struct request_string {
 
 struct request {
     enum request_kind kind;
-    json_t *body;     /* owns the strings below */
-    json_t *messages; /* chat: every content is a string */
+    json_t *body;                   /* owns the strings below */
+    json_t *messages;               /* chat: every content is a string */
     struct request_prompt *prompts; /* completions */
     uint32_t n_prompts;
     bool has_max_tokens;
@@ -52,11 +52,11 @@ struct request {
 };
 
 /* Zero *out first. Returns 0, or the status of the fault; request_deinit in both cases. */
-int request_parse(enum request_kind kind, const char *body, size_t n, const struct generation_model *model,
-                  struct request *out, struct fault *why);
+int request_parse(enum request_kind kind, const char *body, size_t n,
+                  const struct generation_model *model, struct request *out, struct fault *why);
 /* The same from an object that is there already; takes `body`, also after a failure. */
-int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model, struct request *out,
-                        struct fault *why);
+int request_from_object(enum request_kind kind, json_t *body, const struct generation_model *model,
+                        struct request *out, struct fault *why);
 void request_deinit(struct request *r);
 
 /* Do the prompt's tokens and what is to be generated fit? 0 or 400. */
@@ -72,9 +72,11 @@ struct generation_spec request_spec(const struct request *r, const struct genera
 /* A body that must be a JSON object. Gives a reference. */
 int request_body_object(const char *body, size_t n, json_t **out, struct fault *why);
 int request_messages(const json_t *given, json_t **out, struct fault *why);
-int request_prompts(const json_t *given, const struct generation_model *model, struct request *out, struct fault *why);
+int request_prompts(const json_t *given, const struct generation_model *model, struct request *out,
+                    struct fault *why);
 /* An array of token ids. *ids: mem_free. `param` names it in messages. */
-int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n, struct fault *why);
+int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n,
+                struct fault *why);
 /* 400 if a parameter that is not built has a value that is not neutral. */
 int request_unbuilt(enum request_kind kind, const json_t *body, struct fault *why);
 /* 404 model_not_found, or 0. */

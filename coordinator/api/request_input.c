@@ -10,24 +10,29 @@ static int no_memory(struct fault *why)
     return fault_set(why, 503, "overloaded", NULL, "no memory for the request");
 }
 
-static int part_text(const json_t *part, size_t message, size_t index, struct buf *out, struct fault *why)
+static int part_text(const json_t *part, size_t message, size_t index, struct buf *out,
+                     struct fault *why)
 {
     char param[64];
     snprintf(param, sizeof param, "messages[%zu].content[%zu]", message, index);
     const json_t *type = json_object_get(part, "type");
-    if (!json_is_string(type)) return fault_set(why, 400, "invalid_type", param, "%s is not a part with a type", param);
+    if (!json_is_string(type))
+        return fault_set(why, 400, "invalid_type", param, "%s is not a part with a type", param);
     if (strcmp(json_string_value(type), "text") != 0)
-        return fault_set(why, 400, "unsupported_content", param, "%s is of type '%.50s'; this model reads text only",
-                         param, json_string_value(type));
+        return fault_set(why, 400, "unsupported_content", param,
+                         "%s is of type '%.50s'; this model reads text only", param,
+                         json_string_value(type));
     const json_t *text = json_object_get(part, "text");
-    if (!json_is_string(text)) return fault_set(why, 400, "invalid_type", param, "%s.text must be a string", param);
+    if (!json_is_string(text))
+        return fault_set(why, 400, "invalid_type", param, "%s.text must be a string", param);
     if (index > 0) buf_putc(out, '\n'); /* as vLLM and llama-server join them */
     buf_append(out, json_string_value(text), json_string_length(text));
     return 0;
 }
 
 /* The content as one string; gives a reference. */
-static int content_string(const json_t *content, size_t message, bool may_lack, json_t **out, struct fault *why)
+static int content_string(const json_t *content, size_t message, bool may_lack, json_t **out,
+                          struct fault *why)
 {
     char param[64];
     snprintf(param, sizeof param, "messages[%zu].content", message);
@@ -40,7 +45,8 @@ static int content_string(const json_t *content, size_t message, bool may_lack, 
         return *out == NULL ? no_memory(why) : 0;
     }
     if (!json_is_array(content))
-        return fault_set(why, 400, "invalid_type", param, "%s must be a string or an array of parts", param);
+        return fault_set(why, 400, "invalid_type", param,
+                         "%s must be a string or an array of parts", param);
     struct buf text = {0};
     int status = 0;
     for (size_t i = 0; i < json_array_size(content) && status == 0; i++)
@@ -58,33 +64,38 @@ static int one_message(const json_t *given, size_t i, json_t *into, struct fault
     static const char *const roles[] = {"system", "developer", "user", "assistant", "tool"};
     char param[64];
     snprintf(param, sizeof param, "messages[%zu]", i);
-    if (!json_is_object(given)) return fault_set(why, 400, "invalid_type", param, "%s must be an object", param);
+    if (!json_is_object(given))
+        return fault_set(why, 400, "invalid_type", param, "%s must be an object", param);
     const char *role = json_string_value(json_object_get(given, "role"));
     bool known = false;
-    for (size_t k = 0; role != NULL && k < sizeof roles / sizeof roles[0]; k++) known |= strcmp(role, roles[k]) == 0;
+    for (size_t k = 0; role != NULL && k < sizeof roles / sizeof roles[0]; k++)
+        known |= strcmp(role, roles[k]) == 0;
     if (!known) {
         snprintf(param, sizeof param, "messages[%zu].role", i);
         return fault_set(why, 400, "invalid_value", param,
                          "%s must be one of system, developer, user, assistant, tool", param);
     }
     const json_t *calls = json_object_get(given, "tool_calls");
-    if (calls != NULL && !json_is_null(calls) && !(json_is_array(calls) && json_array_size(calls) == 0)) {
+    if (calls != NULL && !json_is_null(calls) &&
+        !(json_is_array(calls) && json_array_size(calls) == 0)) {
         snprintf(param, sizeof param, "messages[%zu].tool_calls", i);
         return fault_set(why, 400, "unsupported_parameter", param, "tool calls are not built");
     }
     json_t *content = NULL;
-    int status = content_string(json_object_get(given, "content"), i, strcmp(role, "assistant") == 0, &content, why);
+    int status = content_string(json_object_get(given, "content"), i,
+                                strcmp(role, "assistant") == 0, &content, why);
     if (status != 0) return status;
     json_t *copy = json_object();
     const char *key;
     const json_t *value;
     int failed = copy == NULL;
-    json_object_foreach((json_t *)(uintptr_t)given, key, value)
-        failed |= json_object_set_new(copy, key, json_incref((json_t *)(uintptr_t)value)) != 0;
+    json_object_foreach((json_t *)(uintptr_t)given, key, value) failed |=
+        json_object_set_new(copy, key, json_incref((json_t *)(uintptr_t)value)) != 0;
     failed |= json_object_del(copy, "tool_calls") != 0 && calls != NULL;
     failed |= json_object_set(copy, "content", content) != 0;
     /* "developer" is OpenAI's newer word; templates know "system" (one that knows both treats them alike). */
-    if (strcmp(role, "developer") == 0) failed |= json_object_set_new(copy, "role", json_string("system")) != 0;
+    if (strcmp(role, "developer") == 0)
+        failed |= json_object_set_new(copy, "role", json_string("system")) != 0;
     json_decref(content);
     failed |= json_array_append(into, copy) != 0;
     json_decref(copy);
@@ -95,7 +106,8 @@ int request_messages(const json_t *given, json_t **out, struct fault *why)
 {
     if (given == NULL || json_is_null(given))
         return fault_set(why, 400, "missing_required_parameter", "messages", "messages is missing");
-    if (!json_is_array(given)) return fault_set(why, 400, "invalid_type", "messages", "messages must be an array");
+    if (!json_is_array(given))
+        return fault_set(why, 400, "invalid_type", "messages", "messages must be an array");
     if (json_array_size(given) == 0)
         return fault_set(why, 400, "invalid_value", "messages", "messages must not be empty");
     json_t *list = json_array();
@@ -103,26 +115,31 @@ int request_messages(const json_t *given, json_t **out, struct fault *why)
     int status = 0;
     for (size_t i = 0; i < json_array_size(given) && status == 0; i++)
         status = one_message(json_array_get(given, i), i, list, why);
-    if (status != 0) json_decref(list);
-    else *out = list;
+    if (status != 0)
+        json_decref(list);
+    else
+        *out = list;
     return status;
 }
 
-int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n, struct fault *why)
+int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n,
+                struct fault *why)
 {
     size_t count = json_array_size(given);
-    if (!json_is_array(given)) return fault_set(why, 400, "invalid_type", param, "%s must be an array of token ids", param);
+    if (!json_is_array(given))
+        return fault_set(why, 400, "invalid_type", param, "%s must be an array of token ids",
+                         param);
     if (count > LIMIT_CONTEXT)
-        return fault_set(why, 400, "invalid_value", param, "%s has %zu tokens; the limit is %u", param, count,
-                         LIMIT_CONTEXT);
+        return fault_set(why, 400, "invalid_value", param, "%s has %zu tokens; the limit is %u",
+                         param, count, LIMIT_CONTEXT);
     int32_t *list = mem_zalloc_array(count, sizeof *list);
     if (list == NULL) return no_memory(why);
     for (size_t i = 0; i < count; i++) {
         const json_t *v = json_array_get(given, i);
         if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= vocab) {
             mem_free(list);
-            return fault_set(why, 400, "invalid_value", param, "%s: element %zu is not a token id from 0 to %u", param, i,
-                             vocab - 1);
+            return fault_set(why, 400, "invalid_value", param,
+                             "%s: element %zu is not a token id from 0 to %u", param, i, vocab - 1);
         }
         list[i] = (int32_t)json_integer_value(v);
     }
@@ -131,7 +148,8 @@ int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t 
     return 0;
 }
 
-static int one_prompt(const json_t *v, const char *param, uint32_t vocab, struct request_prompt *out, struct fault *why)
+static int one_prompt(const json_t *v, const char *param, uint32_t vocab,
+                      struct request_prompt *out, struct fault *why)
 {
     if (json_is_string(v)) {
         out->text = json_string_value(v);
@@ -139,22 +157,27 @@ static int one_prompt(const json_t *v, const char *param, uint32_t vocab, struct
         return 0;
     }
     if (!json_is_array(v))
-        return fault_set(why, 400, "invalid_type", param, "%s must be a string or an array of token ids", param);
-    if (json_array_size(v) == 0) return fault_set(why, 400, "invalid_value", param, "%s must not be empty", param);
+        return fault_set(why, 400, "invalid_type", param,
+                         "%s must be a string or an array of token ids", param);
+    if (json_array_size(v) == 0)
+        return fault_set(why, 400, "invalid_value", param, "%s must not be empty", param);
     return request_ids(v, param, vocab, &out->ids, &out->n_ids, why);
 }
 
-int request_prompts(const json_t *given, const struct generation_model *model, struct request *out, struct fault *why)
+int request_prompts(const json_t *given, const struct generation_model *model, struct request *out,
+                    struct fault *why)
 {
     if (given == NULL || json_is_null(given))
         return fault_set(why, 400, "missing_required_parameter", "prompt", "prompt is missing");
     if (!json_is_string(given) && !json_is_array(given))
-        return fault_set(why, 400, "invalid_type", "prompt", "prompt must be a string, token ids, or an array of these");
+        return fault_set(why, 400, "invalid_type", "prompt",
+                         "prompt must be a string, token ids, or an array of these");
     const json_t *first = json_array_get(given, 0);
     bool single = json_is_string(given) || json_array_size(given) == 0 || json_is_integer(first);
     size_t n = single ? 1 : json_array_size(given);
     if (n > LIMIT_PROMPTS)
-        return fault_set(why, 400, "invalid_value", "prompt", "%zu prompts; at most %u are allowed", n, LIMIT_PROMPTS);
+        return fault_set(why, 400, "invalid_value", "prompt", "%zu prompts; at most %u are allowed",
+                         n, LIMIT_PROMPTS);
     out->prompts = mem_zalloc_array(n, sizeof *out->prompts);
     if (out->prompts == NULL) return no_memory(why);
     out->n_prompts = (uint32_t)n;
@@ -162,7 +185,8 @@ int request_prompts(const json_t *given, const struct generation_model *model, s
     for (size_t i = 0; i < n; i++) {
         char param[32];
         snprintf(param, sizeof param, "prompt[%zu]", i);
-        int status = one_prompt(json_array_get(given, i), param, model->vocab, &out->prompts[i], why);
+        int status =
+            one_prompt(json_array_get(given, i), param, model->vocab, &out->prompts[i], why);
         if (status != 0) return status;
     }
     return 0;

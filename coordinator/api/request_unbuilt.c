@@ -69,15 +69,24 @@ static bool is_neutral(const json_t *v, enum neutral neutral, const json_t *body
     if (json_is_null(v)) return true;
     switch (neutral) {
     case EMPTY:
-        return (json_is_array(v) && json_array_size(v) == 0) || (json_is_object(v) && json_object_size(v) == 0) ||
+        return (json_is_array(v) && json_array_size(v) == 0) ||
+               (json_is_object(v) && json_object_size(v) == 0) ||
                (json_is_string(v) && json_string_length(v) == 0);
-    case ZERO: return json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0);
-    case ONE: return json_is_number(v) && json_number_value(v) == 1;
-    case FALSE: return json_is_false(v);
-    case TRUE: return json_is_true(v);
-    case NONE_OR_AUTO: return is_string(v, "none") || is_string(v, "auto");
-    case TEXT_FORMAT: return json_is_object(v) && is_string(json_object_get(v, "type"), "text");
-    case TEXT_ONLY: return json_is_array(v) && json_array_size(v) == 1 && is_string(json_array_get(v, 0), "text");
+    case ZERO:
+        return json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0);
+    case ONE:
+        return json_is_number(v) && json_number_value(v) == 1;
+    case FALSE:
+        return json_is_false(v);
+    case TRUE:
+        return json_is_true(v);
+    case NONE_OR_AUTO:
+        return is_string(v, "none") || is_string(v, "auto");
+    case TEXT_FORMAT:
+        return json_is_object(v) && is_string(json_object_get(v, "type"), "text");
+    case TEXT_ONLY:
+        return json_is_array(v) && json_array_size(v) == 1 &&
+               is_string(json_array_get(v, 0), "text");
     case BEST_OF: {
         /* The best of as many as are returned is all of them. */
         const json_t *n = json_object_get(body, "n");
@@ -93,7 +102,9 @@ int request_unbuilt(enum request_kind kind, const json_t *body, struct fault *wh
     int bit = kind == REQUEST_CHAT ? CHAT : COMPLETION;
     for (size_t i = 0; i < ARRAY_LEN(parameters); i++) {
         const json_t *v = json_object_get(body, parameters[i].name);
-        if (v == NULL || (parameters[i].kinds & bit) == 0 || is_neutral(v, parameters[i].neutral, body)) continue;
+        if (v == NULL || (parameters[i].kinds & bit) == 0 ||
+            is_neutral(v, parameters[i].neutral, body))
+            continue;
         return fault_set(why, 400, "unsupported_parameter", parameters[i].name,
                          "%s is not supported by this server; leave it out", parameters[i].name);
     }

@@ -8,19 +8,22 @@
 #include "coordinator/api/prompt.h"
 #include "coordinator/text/tokenizer.h"
 
-static int take_flag(const json_t *body, const char *key, bool otherwise, bool *out, struct fault *why)
+static int take_flag(const json_t *body, const char *key, bool otherwise, bool *out,
+                     struct fault *why)
 {
     const json_t *v = json_object_get(body, key);
     *out = otherwise;
     if (v == NULL || json_is_null(v)) return 0;
-    if (!json_is_boolean(v)) return fault_set(why, 400, "invalid_type", key, "%s must be true or false", key);
+    if (!json_is_boolean(v))
+        return fault_set(why, 400, "invalid_type", key, "%s must be true or false", key);
     *out = json_is_true(v);
     return 0;
 }
 
 static int encode(const struct api *a, const json_t *body, struct ids *ids, struct fault *why)
 {
-    const json_t *messages = json_object_get(body, "messages"), *content = json_object_get(body, "content"),
+    const json_t *messages = json_object_get(body, "messages"),
+                 *content = json_object_get(body, "content"),
                  *prompt = json_object_get(body, "prompt");
     if (messages != NULL) {
         json_t *checked = NULL;
@@ -31,13 +34,15 @@ static int encode(const struct api *a, const json_t *body, struct ids *ids, stru
     }
     const char *key = content != NULL ? "content" : "prompt";
     const json_t *text = content != NULL ? content : prompt;
-    if (!json_is_string(text)) return fault_set(why, 400, "invalid_type", key, "%s must be a string", key);
+    if (!json_is_string(text))
+        return fault_set(why, 400, "invalid_type", key, "%s must be a string", key);
     /* The two shapes differ in their default: llama-server adds nothing, vLLM what the tokenizer wants. */
     bool add, add_vllm;
     int status = take_flag(body, "add_special", content == NULL, &add, why);
     if (status == 0) status = take_flag(body, "add_special_tokens", add, &add_vllm, why);
     if (status != 0) return status;
-    return prompt_from_text(&a->cfg.model, json_string_value(text), json_string_length(text), add_vllm, ids, why);
+    return prompt_from_text(&a->cfg.model, json_string_value(text), json_string_length(text),
+                            add_vllm, ids, why);
 }
 
 static void put_piece(const struct api *a, int32_t id, struct buf *b)
@@ -50,7 +55,8 @@ static void put_piece(const struct api *a, int32_t id, struct buf *b)
     } else if (utf8_valid(s, n)) {
         buf_put_json_string(b, s, n);
     } else {
-        for (size_t i = 0; i < n; i++) buf_printf(b, i == 0 ? "[%u" : ",%u", (unsigned)(unsigned char)s[i]);
+        for (size_t i = 0; i < n; i++)
+            buf_printf(b, i == 0 ? "[%u" : ",%u", (unsigned)(unsigned char)s[i]);
         buf_putc(b, ']');
     }
     buf_putc(b, '}');
@@ -76,8 +82,10 @@ void admin_tokenize(struct api *a, struct http_exchange *ex)
         buf_puts(&b, "{\"tokens\":[");
         for (size_t i = 0; i < ids.len; i++) {
             if (i > 0) buf_putc(&b, ',');
-            if (pieces) put_piece(a, ids.data[i], &b);
-            else buf_printf(&b, "%d", ids.data[i]);
+            if (pieces)
+                put_piece(a, ids.data[i], &b);
+            else
+                buf_printf(&b, "%d", ids.data[i]);
         }
         buf_printf(&b, "],\"count\":%zu,\"max_model_len\":%u}", ids.len, a->cfg.model.ctx);
         api_reply_json(ex, 200, &b);
@@ -98,8 +106,10 @@ void admin_detokenize(struct api *a, struct http_exchange *ex)
     uint32_t n_ids = 0;
     int status = request_body_object(text, n, &body, &why);
     if (status == 0)
-        status = request_ids(json_object_get(body, "tokens"), "tokens", a->cfg.model.vocab, &ids, &n_ids, &why);
-    if (status == 0 && tokenizer_decode(a->cfg.model.tokenizer, ids, n_ids, false, &out, &e) != ERR_OK)
+        status = request_ids(json_object_get(body, "tokens"), "tokens", a->cfg.model.vocab, &ids,
+                             &n_ids, &why);
+    if (status == 0 &&
+        tokenizer_decode(a->cfg.model.tokenizer, ids, n_ids, false, &out, &e) != ERR_OK)
         status = fault_from_err(&why, &e);
     if (status != 0) {
         http_reply_fault(ex, &why, NULL);

@@ -35,8 +35,9 @@ static bool on_data(void *ctx, const char *data, size_t n)
         return false;
     }
     json_t *choice = json_array_get(json_object_get(v, "choices"), 0);
-    json_t *text = r->ask->messages != NULL ? json_object_get(json_object_get(choice, "delta"), "content")
-                                            : json_object_get(choice, "text");
+    json_t *text = r->ask->messages != NULL
+                       ? json_object_get(json_object_get(choice, "delta"), "content")
+                       : json_object_get(choice, "text");
     if (json_is_string(text) && json_string_length(text) > 0) {
         if (r->out->pieces == 0) r->out->first_s = (double)(clock_now_us() - r->began_us) * 1e-6;
         buf_append(&r->out->text, json_string_value(text), json_string_length(text));
@@ -62,8 +63,10 @@ static char *request_body(const struct ask *a)
 {
     json_t *body = json_pack("{s:b,s:{s:b}}", "stream", 1, "stream_options", "include_usage", 1);
     if (body == NULL) return NULL;
-    if (a->messages != NULL) json_object_set_new(body, "messages", json_deep_copy(a->messages));
-    else json_object_set_new(body, "prompt", json_string(a->prompt));
+    if (a->messages != NULL)
+        json_object_set_new(body, "messages", json_deep_copy(a->messages));
+    else
+        json_object_set_new(body, "prompt", json_string(a->prompt));
     if (a->max_tokens >= 0) json_object_set_new(body, "max_tokens", json_integer(a->max_tokens));
     if (a->temperature >= 0) json_object_set_new(body, "temperature", json_real(a->temperature));
     if (a->top_p >= 0) json_object_set_new(body, "top_p", json_real(a->top_p));
@@ -80,18 +83,21 @@ enum err_code ask_server(const struct ask *a, struct ask_answer *out, struct err
     if (body == NULL) return err_nomem(why, "a request");
     struct reading r = {.ask = a, .out = out, .began_us = clock_now_us()};
     struct http_answer answer;
-    enum err_code rc = http_client_stream(a->server, a->messages != NULL ? "/v1/chat/completions" : "/v1/completions", body,
-                                          on_data, &r, a->stop, &answer, why);
+    enum err_code rc = http_client_stream(
+        a->server, a->messages != NULL ? "/v1/chat/completions" : "/v1/completions", body, on_data,
+        &r, a->stop, &answer, why);
     out->total_s = (double)(clock_now_us() - r.began_us) * 1e-6;
-    if (rc == ERR_OK && r.failed.code != ERR_OK) rc = err_set(why, r.failed.code, "%s", r.failed.text);
+    if (rc == ERR_OK && r.failed.code != ERR_OK)
+        rc = err_set(why, r.failed.code, "%s", r.failed.text);
     if (rc == ERR_OK && answer.status != 200) {
         json_t *v = NULL;
         struct err ignored;
         const char *text = NULL;
-        if (answer.body.len > 0 && json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &ignored) == ERR_OK)
+        if (answer.body.len > 0 &&
+            json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &ignored) == ERR_OK)
             text = json_string_value(json_object_get(json_object_get(v, "error"), "message"));
-        rc = err_set(why, answer.status >= 500 ? ERR_UNAVAILABLE : ERR_INVALID, "the server answers %d: %s", answer.status,
-                     text != NULL ? text : "");
+        rc = err_set(why, answer.status >= 500 ? ERR_UNAVAILABLE : ERR_INVALID,
+                     "the server answers %d: %s", answer.status, text != NULL ? text : "");
         json_decref(v);
     } else if (rc == ERR_OK && !r.done) {
         rc = err_set(why, ERR_UNAVAILABLE, "the answer broke off");

@@ -11,20 +11,20 @@
 
 struct ask {
     const char *server;
-    const json_t *messages;     /* chat; NULL: `prompt` is completed */
+    const json_t *messages; /* chat; NULL: `prompt` is completed */
     const char *prompt;
-    int max_tokens;             /* -1: the server's default */
-    double temperature, top_p;  /* -1: the server's default */
-    int64_t seed;               /* -1: none */
-    bool print;                 /* show the text as it comes */
-    const volatile int *stop;   /* nonzero: the answer is stopped; may be NULL */
+    int max_tokens;                          /* -1: the server's default */
+    double temperature, top_p;               /* -1: the server's default */
+    int64_t seed;                            /* -1: none */
+    bool print;                              /* show the text as it comes */
+    const volatile int *stop;                /* nonzero: the answer is stopped; may be NULL */
     void (*on_token)(void *ctx, unsigned n); /* after the n-th piece of text; may be NULL */
     void *ctx;
 };
 
 struct ask_answer {
-    struct buf text;        /* buf_free */
-    unsigned pieces;        /* of text that came */
+    struct buf text; /* buf_free */
+    unsigned pieces; /* of text that came */
     json_int_t prompt_tokens, completion_tokens;
     double first_s, total_s;
     char finish[16];

@@ -22,9 +22,11 @@ enum err_code child_program(const char *name, char *out, size_t cap, struct err 
     char *slash = strrchr(self, '/');
     *slash = '\0';
     int len = snprintf(out, cap, "%s/%s", self, name);
-    if (len < 0 || (size_t)len >= cap) return err_set(why, ERR_INVALID, "%s/%s: path too long", self, name);
+    if (len < 0 || (size_t)len >= cap)
+        return err_set(why, ERR_INVALID, "%s/%s: path too long", self, name);
     if (access(out, X_OK) != 0)
-        return err_set(why, ERR_NOT_FOUND, "%s: %s; it is built and installed beside moesaic", out, strerror(errno));
+        return err_set(why, ERR_NOT_FOUND, "%s: %s; it is built and installed beside moesaic", out,
+                       strerror(errno));
     return ERR_OK;
 }
 

@@ -93,7 +93,11 @@ static bool stream_round(struct bench *b, uint32_t bytes)
 {
     static const uint8_t header[] = {0x08, 0x04, 0x10, 0x01}; /* ExpertRequest: ping, step 1 */
     struct rpc_part part = {b->out, bytes};
-    struct rpc_out out = {.header = header, .header_bytes = sizeof header, .tensor = &part, .n_parts = 1, .release = kept};
+    struct rpc_out out = {.header = header,
+                          .header_bytes = sizeof header,
+                          .tensor = &part,
+                          .n_parts = 1,
+                          .release = kept};
     uint64_t want = b->received + 1, end_us = clock_now_us() + CALL_MS * 1000;
     if (!rpc_link_send(b->link, &out)) return false;
     while (b->received < want && !b->down)
@@ -125,12 +129,14 @@ static double median(double *v, unsigned n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static enum err_code run(struct bench *b, bool raw, uint32_t bytes, struct quantiles *q, struct err *why)
+static enum err_code run(struct bench *b, bool raw, uint32_t bytes, struct quantiles *q,
+                         struct err *why)
 {
     if (raw) {
         uint8_t *reply;
         size_t n;
-        enum err_code rc = rpc_unary(b->r, b->target, WIRE_RAW, &bytes, sizeof bytes, CALL_MS, &reply, &n, why);
+        enum err_code rc =
+            rpc_unary(b->r, b->target, WIRE_RAW, &bytes, sizeof bytes, CALL_MS, &reply, &n, why);
         if (rc != ERR_OK) return rc;
         mem_free(reply);
     }
@@ -138,11 +144,14 @@ static enum err_code run(struct bench *b, bool raw, uint32_t bytes, struct quant
     uint64_t end_ns = clock_now_ns() + RUN_US * 1000ull;
     for (bool last = false; !last;) {
         uint64_t begin = clock_now_ns();
-        last = rounds + 1 >= WARM_UP + MAX_ROUNDS || (begin > end_ns && rounds + 1 >= WARM_UP + MIN_ROUNDS);
-        bool ok = raw ? wire_raw_round(b->tcp, b->spin, b->in, bytes, last) : stream_round(b, bytes);
+        last = rounds + 1 >= WARM_UP + MAX_ROUNDS ||
+               (begin > end_ns && rounds + 1 >= WARM_UP + MIN_ROUNDS);
+        bool ok =
+            raw ? wire_raw_round(b->tcp, b->spin, b->in, bytes, last) : stream_round(b, bytes);
         if (!ok)
-            return err_set(why, ERR_UNAVAILABLE, "%s at %u bytes ended in round %u: %s", raw ? "TCP" : "stream", bytes,
-                           rounds, b->down ? b->down_text : "no answer");
+            return err_set(why, ERR_UNAVAILABLE, "%s at %u bytes ended in round %u: %s",
+                           raw ? "TCP" : "stream", bytes, rounds,
+                           b->down ? b->down_text : "no answer");
         if (rounds >= WARM_UP) b->samples_ns[rounds - WARM_UP] = clock_now_ns() - begin;
         rounds++;
     }
@@ -155,7 +164,8 @@ static enum err_code run(struct bench *b, bool raw, uint32_t bytes, struct quant
 
 /* ---- setting up ------------------------------------------------------------------------------- */
 
-static enum err_code start_child(struct bench *b, unsigned *grpc_port, unsigned *tcp_port, struct err *why)
+static enum err_code start_child(struct bench *b, unsigned *grpc_port, unsigned *tcp_port,
+                                 struct err *why)
 {
     int to[2] = {-1, -1}, from[2] = {-1, -1};
     char self[] = "/proc/self/exe", bench[] = "bench", echo[] = "wire-echo";
@@ -181,7 +191,8 @@ static enum err_code start_child(struct bench *b, unsigned *grpc_port, unsigned 
     if (rc == ERR_OK) {
         size_t n = 0;
         ssize_t k;
-        while (n < sizeof line - 1 && strchr(line, '\n') == NULL && (k = read(from[0], line + n, sizeof line - 1 - n)) > 0)
+        while (n < sizeof line - 1 && strchr(line, '\n') == NULL &&
+               (k = read(from[0], line + n, sizeof line - 1 - n)) > 0)
             n += (size_t)k;
         if (sscanf(line, "%u %u", grpc_port, tcp_port) != 2)
             rc = err_set(why, ERR_UNAVAILABLE, "the echo process did not start");
@@ -192,7 +203,9 @@ static enum err_code start_child(struct bench *b, unsigned *grpc_port, unsigned 
 
 static enum err_code connect_tcp(struct bench *b, unsigned port, struct err *why)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
     b->tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (b->tcp < 0 || connect(b->tcp, (struct sockaddr *)&a, sizeof a) != 0 ||
@@ -218,8 +231,10 @@ static enum err_code set_up(struct bench *b, struct err *why)
     rc = rpc_link_open(b->r, b->target, RPC_LANE_DECODE, WIRE_STREAM, &handlers, b, &b->link, why);
     if (rc != ERR_OK) return rc;
     uint64_t end_us = clock_now_us() + CALL_MS * 1000;
-    while (!b->open && !b->down && clock_now_us() < end_us) rpc_poll(b->r, 100000);
-    if (!b->open) return err_set(why, ERR_UNAVAILABLE, "no stream to the echo process: %s", b->down_text);
+    while (!b->open && !b->down && clock_now_us() < end_us)
+        rpc_poll(b->r, 100000);
+    if (!b->open)
+        return err_set(why, ERR_UNAVAILABLE, "no stream to the echo process: %s", b->down_text);
     if (b->pin) (void)wire_pin(0);
     if (b->spin) rpc_set_spin(b->r, WIRE_SPIN_US);
     return ERR_OK;
@@ -239,26 +254,32 @@ static void tear_down(struct bench *b)
 
 /* ---- the command ------------------------------------------------------------------------------ */
 
-static void print_row(const struct bench *b, size_t i, const struct quantiles *raw, const struct quantiles *stream, double ratio)
+static void print_row(const struct bench *b, size_t i, const struct quantiles *raw,
+                      const struct quantiles *stream, double ratio)
 {
     if (b->json) {
-        printf("%s{\"bytes\":%u,\"tcp_p50_us\":%.1f,\"tcp_p99_us\":%.1f,\"grpc_p50_us\":%.1f,\"grpc_p99_us\":%.1f,"
-               "\"ratio\":%.3f,\"target\":%.1f}",
-               i > 0 ? "," : "", sizes[i].bytes, raw->p50_us, raw->p99_us, stream->p50_us, stream->p99_us, ratio, sizes[i].target);
+        printf(
+            "%s{\"bytes\":%u,\"tcp_p50_us\":%.1f,\"tcp_p99_us\":%.1f,\"grpc_p50_us\":%.1f,\"grpc_p99_us\":%.1f,"
+            "\"ratio\":%.3f,\"target\":%.1f}",
+            i > 0 ? "," : "", sizes[i].bytes, raw->p50_us, raw->p99_us, stream->p50_us,
+            stream->p99_us, ratio, sizes[i].target);
         return;
     }
-    printf("%6u KiB  %9.1f / %-9.1f %9.1f / %-9.1f %6.2f   <= %.1f %s\n", sizes[i].bytes >> 10, raw->p50_us, raw->p99_us,
-           stream->p50_us, stream->p99_us, ratio, sizes[i].target, ratio <= sizes[i].target ? "" : "missed");
+    printf("%6u KiB  %9.1f / %-9.1f %9.1f / %-9.1f %6.2f   <= %.1f %s\n", sizes[i].bytes >> 10,
+           raw->p50_us, raw->p99_us, stream->p50_us, stream->p99_us, ratio, sizes[i].target,
+           ratio <= sizes[i].target ? "" : "missed");
 }
 
 static enum err_code measure(struct bench *b, struct err *why)
 {
     if (b->json)
-        printf("{\"mode\":\"%s\",\"pinned\":%s,\"repetitions\":%u,\"sizes\":[", b->spin ? "spin" : "block",
-               b->pin ? "true" : "false", b->repetitions);
+        printf("{\"mode\":\"%s\",\"pinned\":%s,\"repetitions\":%u,\"sizes\":[",
+               b->spin ? "spin" : "block", b->pin ? "true" : "false", b->repetitions);
     else
-        printf("Round trip in us, p50 / p99, both ends %s; medians of %u interleaved runs\n\n%10s  %21s %21s %6s   %s\n",
-               b->spin ? "spin" : "block", b->repetitions, "size", "raw TCP", "gRPC stream", "ratio", "target");
+        printf(
+            "Round trip in us, p50 / p99, both ends %s; medians of %u interleaved runs\n\n%10s  %21s %21s %6s   %s\n",
+            b->spin ? "spin" : "block", b->repetitions, "size", "raw TCP", "gRPC stream", "ratio",
+            "target");
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         double v[2][2][MAX_REPETITIONS]; /* [raw][p50, p99] */
         for (unsigned rep = 0; rep < b->repetitions; rep++)
@@ -269,7 +290,8 @@ static enum err_code measure(struct bench *b, struct err *why)
                 v[raw][0][rep] = q.p50_us;
                 v[raw][1][rep] = q.p99_us;
             }
-        struct quantiles stream = {median(v[0][0], b->repetitions), median(v[0][1], b->repetitions)};
+        struct quantiles stream = {median(v[0][0], b->repetitions),
+                                   median(v[0][1], b->repetitions)};
         struct quantiles tcp = {median(v[1][0], b->repetitions), median(v[1][1], b->repetitions)};
         print_row(b, i, &tcp, &stream, stream.p50_us / tcp.p50_us);
         fflush(stdout);
@@ -278,14 +300,18 @@ static enum err_code measure(struct bench *b, struct err *why)
     double load;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (getloadavg(&load, 1) == 1 && load > (double)cores + 0.5)
-        fprintf(stderr, "The machine is busy (load %.1f on %ld cores): take these figures again when it is idle.\n", load, cores);
+        fprintf(
+            stderr,
+            "The machine is busy (load %.1f on %ld cores): take these figures again when it is idle.\n",
+            load, cores);
     return ERR_OK;
 }
 
 enum { OPT_MODE = 'm', OPT_REPETITIONS = 'r', OPT_JSON = 0x100, OPT_NO_PIN };
 
 static const struct argp_option options[] = {
-    {"mode", OPT_MODE, "spin|block", 0, "How both ends wait (default: spin with two cores or more, else block)", 0},
+    {"mode", OPT_MODE, "spin|block", 0,
+     "How both ends wait (default: spin with two cores or more, else block)", 0},
     {"repetitions", OPT_REPETITIONS, "N", 0, "Runs per size and kind, 1 to 50 (default 5)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object", 0},
     {"no-pin", OPT_NO_PIN, NULL, 0, "Do not pin the two ends to a core each", 0},
@@ -297,7 +323,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     char *end;
     switch (key) {
     case OPT_MODE:
-        if (strcmp(arg, "spin") != 0 && strcmp(arg, "block") != 0) argp_error(state, "--mode is spin or block, not '%s'", arg);
+        if (strcmp(arg, "spin") != 0 && strcmp(arg, "block") != 0)
+            argp_error(state, "--mode is spin or block, not '%s'", arg);
         b->spin = arg[0] == 's';
         break;
     case OPT_REPETITIONS: {
@@ -307,10 +334,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         b->repetitions = (unsigned)n;
         break;
     }
-    case OPT_JSON: b->json = true; break;
-    case OPT_NO_PIN: b->pin = false; break;
-    case ARGP_KEY_ARG: argp_error(state, "'%s' is one word too many", arg); break;
-    default: return ARGP_ERR_UNKNOWN;
+    case OPT_JSON:
+        b->json = true;
+        break;
+    case OPT_NO_PIN:
+        b->pin = false;
+        break;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s' is one word too many", arg);
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
@@ -318,11 +352,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static int bench_wire(int argc, char **argv)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    struct bench b = {.spin = cores >= 2, .pin = cores >= 2, .repetitions = 5, .tcp = -1, .child_in = -1};
-    static const struct argp argp = {options, parse, NULL,
-                                     "Measure the gRPC stream that carries expert rows against raw TCP on this machine.\v"
-                                     "The target is the ratio of the medians.",
-                                     NULL, NULL, NULL};
+    struct bench b = {
+        .spin = cores >= 2, .pin = cores >= 2, .repetitions = 5, .tcp = -1, .child_in = -1};
+    static const struct argp argp = {
+        options,
+        parse,
+        NULL,
+        "Measure the gRPC stream that carries expert rows against raw TCP on this machine.\v"
+        "The target is the ratio of the medians.",
+        NULL,
+        NULL,
+        NULL};
     argp_parse(&argp, argc, argv, 0, NULL, &b);
     struct err why = {0};
     enum err_code rc = set_up(&b, &why);

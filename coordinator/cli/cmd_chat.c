@@ -11,7 +11,15 @@
 #include "coordinator/cli/ask.h"
 #include "coordinator/cli/commands.h"
 
-enum { OPT_HTTP = 256, OPT_MAX_TOKENS, OPT_TEMPERATURE, OPT_TOP_P, OPT_SEED, OPT_SYSTEM, OPT_STATS };
+enum {
+    OPT_HTTP = 256,
+    OPT_MAX_TOKENS,
+    OPT_TEMPERATURE,
+    OPT_TOP_P,
+    OPT_SEED,
+    OPT_SYSTEM,
+    OPT_STATS
+};
 
 struct chat_options {
     const char *server, *system;
@@ -26,14 +34,17 @@ static const struct argp_option options[] = {
     {"http", OPT_HTTP, "HOST:PORT", 0, "The server (default 127.0.0.1:8080)", 0},
     {"system", OPT_SYSTEM, "TEXT", 0, "System message", 0},
     {"max-tokens", OPT_MAX_TOKENS, "N", 0, "Longest answer (default: what the context leaves)", 0},
-    {"temperature", OPT_TEMPERATURE, "T", 0, "0: always the likeliest token (default: the model's)", 0},
-    {"top-p", OPT_TOP_P, "P", 0, "Sample from the likeliest tokens that make up P (default: the model's)", 0},
+    {"temperature", OPT_TEMPERATURE, "T", 0, "0: always the likeliest token (default: the model's)",
+     0},
+    {"top-p", OPT_TOP_P, "P", 0,
+     "Sample from the likeliest tokens that make up P (default: the model's)", 0},
     {"seed", OPT_SEED, "S", 0, "The same seed gives the same answer", 0},
     {"stats", OPT_STATS, NULL, 0, "Print tokens and times after each answer", 0},
     {0},
 };
 
-static double real_in(struct argp_state *state, const char *name, const char *text, double lo, double hi)
+static double real_in(struct argp_state *state, const char *name, const char *text, double lo,
+                      double hi)
 {
     char *end;
     double v = strtod(text, &end);
@@ -46,26 +57,46 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct chat_options *o = state->input;
     switch (key) {
-    case OPT_HTTP: o->server = arg; break;
-    case OPT_SYSTEM: o->system = arg; break;
-    case OPT_MAX_TOKENS: o->max_tokens = (int)options_number(state, "max-tokens", arg, 1, 1 << 24); break;
-    case OPT_TEMPERATURE: o->temperature = real_in(state, "temperature", arg, 0, 2); break;
-    case OPT_TOP_P: o->top_p = real_in(state, "top-p", arg, 1e-6, 1); break;
-    case OPT_SEED: o->seed = (int64_t)options_number(state, "seed", arg, 0, INT64_MAX); break;
-    case OPT_STATS: o->stats = true; break;
+    case OPT_HTTP:
+        o->server = arg;
+        break;
+    case OPT_SYSTEM:
+        o->system = arg;
+        break;
+    case OPT_MAX_TOKENS:
+        o->max_tokens = (int)options_number(state, "max-tokens", arg, 1, 1 << 24);
+        break;
+    case OPT_TEMPERATURE:
+        o->temperature = real_in(state, "temperature", arg, 0, 2);
+        break;
+    case OPT_TOP_P:
+        o->top_p = real_in(state, "top-p", arg, 1e-6, 1);
+        break;
+    case OPT_SEED:
+        o->seed = (int64_t)options_number(state, "seed", arg, 0, INT64_MAX);
+        break;
+    case OPT_STATS:
+        o->stats = true;
+        break;
     case ARGP_KEY_ARG:
         if (o->text.len > 0) buf_putc(&o->text, ' ');
         buf_puts(&o->text, arg);
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
-static const struct argp argp = {options, parse, "[TEXT]",
-                                 "Ask a running server. With TEXT one answer is printed; without, a prompt loop begins that "
-                                 "remembers what was said.\vCtrl-C stops an answer; Ctrl-D or an empty Ctrl-C ends the loop.",
-                                 NULL, NULL, NULL};
+static const struct argp argp = {
+    options,
+    parse,
+    "[TEXT]",
+    "Ask a running server. With TEXT one answer is printed; without, a prompt loop begins that "
+    "remembers what was said.\vCtrl-C stops an answer; Ctrl-D or an empty Ctrl-C ends the loop.",
+    NULL,
+    NULL,
+    NULL};
 
 static volatile int interrupted; /* set by SIGINT: stops the answer under way */
 
@@ -77,14 +108,21 @@ static void on_interrupt(int signal_number)
 
 static void add_message(json_t *messages, const char *role, const char *text)
 {
-    json_array_append_new(messages, json_pack("{s:s,s:s%}", "role", role, "content", text, strlen(text)));
+    json_array_append_new(messages,
+                          json_pack("{s:s,s:s%}", "role", role, "content", text, strlen(text)));
 }
 
 /* One turn; the answer joins the messages. */
 static int turn(const struct chat_options *o, json_t *messages)
 {
-    struct ask a = {.server = o->server, .messages = messages, .max_tokens = o->max_tokens, .temperature = o->temperature,
-                    .top_p = o->top_p, .seed = o->seed, .print = true, .stop = &interrupted};
+    struct ask a = {.server = o->server,
+                    .messages = messages,
+                    .max_tokens = o->max_tokens,
+                    .temperature = o->temperature,
+                    .top_p = o->top_p,
+                    .seed = o->seed,
+                    .print = true,
+                    .stop = &interrupted};
     struct ask_answer answer;
     struct err why;
     interrupted = 0;
@@ -94,14 +132,20 @@ static int turn(const struct chat_options *o, json_t *messages)
         add_message(messages, "assistant", answer.text.data != NULL ? answer.text.data : "");
         if (o->stats && rc == ERR_OK) {
             double rest = answer.total_s - answer.first_s;
-            printf("[%lld prompt tokens, first token after %.2f s; %lld tokens, %.1f tokens/s; %s]\n",
-                   (long long)answer.prompt_tokens, answer.first_s, (long long)answer.completion_tokens,
-                   answer.completion_tokens > 1 && rest > 0 ? (double)(answer.completion_tokens - 1) / rest : 0.0, answer.finish);
+            printf(
+                "[%lld prompt tokens, first token after %.2f s; %lld tokens, %.1f tokens/s; %s]\n",
+                (long long)answer.prompt_tokens, answer.first_s,
+                (long long)answer.completion_tokens,
+                answer.completion_tokens > 1 && rest > 0
+                    ? (double)(answer.completion_tokens - 1) / rest
+                    : 0.0,
+                answer.finish);
         }
         if (rc == ERR_CANCELLED) printf("[stopped]\n");
     } else {
         fprintf(stderr, "moesaic chat: %s\n", why.text);
-        json_array_remove(messages, json_array_size(messages) - 1); /* the question may be asked again */
+        json_array_remove(messages,
+                          json_array_size(messages) - 1); /* the question may be asked again */
     }
     buf_free(&answer.text);
     return rc == ERR_OK || rc == ERR_CANCELLED ? 0 : 1;
@@ -109,11 +153,13 @@ static int turn(const struct chat_options *o, json_t *messages)
 
 int cmd_chat(int argc, char **argv)
 {
-    struct chat_options o = {.server = "127.0.0.1:8080", .max_tokens = -1, .temperature = -1, .top_p = -1, .seed = -1};
+    struct chat_options o = {
+        .server = "127.0.0.1:8080", .max_tokens = -1, .temperature = -1, .top_p = -1, .seed = -1};
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &o);
-    struct sigaction act = {.sa_handler = on_interrupt}; /* no SA_RESTART: it also ends a waiting read */
+    struct sigaction act = {.sa_handler =
+                                on_interrupt}; /* no SA_RESTART: it also ends a waiting read */
     sigaction(SIGINT, &act, NULL);
     json_t *messages = json_array();
     if (o.system != NULL) add_message(messages, "system", o.system);
@@ -132,7 +178,8 @@ int cmd_chat(int argc, char **argv)
             errno = 0;
             ssize_t n = getline(&line, &cap, stdin);
             if (n < 0) break;
-            while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = '\0';
+            while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+                line[--n] = '\0';
             if (n == 0) continue;
             add_message(messages, "user", line);
             code = turn(&o, messages);

@@ -35,14 +35,24 @@
 #define DEMO_TEMPERATURE 0.8
 #define DEMO_TOP_P       0.95
 #define MAX_NODES        64u
-#define KILL_AT_LEAST    5u        /* pieces of text before a node is killed */
+#define KILL_AT_LEAST    5u /* pieces of text before a node is killed */
 #define OWES_AFTER_US    50000u
 #define POLL_US          20000u
 #define STOP_MOST_US     60000000u /* `up` needs at most 48 s to drain and end; then it is killed */
 #define LOG_MOST_BYTES   (1u << 20)
 #define EXIT_INTERRUPTED 130
 
-enum { OPT_NODES = 256, OPT_REPLICAS, OPT_KILL, OPT_KEEP, OPT_PROMPT, OPT_MAX_TOKENS, OPT_SEED, OPT_QUANTIZE, OPT_HTTP };
+enum {
+    OPT_NODES = 256,
+    OPT_REPLICAS,
+    OPT_KILL,
+    OPT_KEEP,
+    OPT_PROMPT,
+    OPT_MAX_TOKENS,
+    OPT_SEED,
+    OPT_QUANTIZE,
+    OPT_HTTP
+};
 
 struct demo_cfg {
     const char *model, *prompt, *quantize, *http;
@@ -53,12 +63,17 @@ struct demo_cfg {
 };
 
 static const struct argp_option options[] = {
-    {"nodes", OPT_NODES, "N", 0, "Expert nodes, each a process of its own; 0: compute all in one process (default 3)", 1},
-    {"replicas", OPT_REPLICAS, "R", 0, "Copies of each expert on different nodes (default 1; 2 with --kill-a-node)", 1},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0, "Pack 16-bit weights to 8-bit blocks at load (default none)", 1},
-    {"kill-a-node", OPT_KILL, NULL, 0, "Tell it twice, kill a node in the middle of the second telling, compare the two", 2},
+    {"nodes", OPT_NODES, "N", 0,
+     "Expert nodes, each a process of its own; 0: compute all in one process (default 3)", 1},
+    {"replicas", OPT_REPLICAS, "R", 0,
+     "Copies of each expert on different nodes (default 1; 2 with --kill-a-node)", 1},
+    {"quantize", OPT_QUANTIZE, "none|q8_0", 0,
+     "Pack 16-bit weights to 8-bit blocks at load (default none)", 1},
+    {"kill-a-node", OPT_KILL, NULL, 0,
+     "Tell it twice, kill a node in the middle of the second telling, compare the two", 2},
     {"keep", OPT_KEEP, NULL, 0, "Leave the cluster running and say where and how to stop it", 2},
-    {"http", OPT_HTTP, "HOST:PORT", 0, "Address of the API while it runs (default 127.0.0.1 and a free port)", 2},
+    {"http", OPT_HTTP, "HOST:PORT", 0,
+     "Address of the API while it runs (default 127.0.0.1 and a free port)", 2},
     {"prompt", OPT_PROMPT, "TEXT", 0, "The beginning of the text that is to be continued", 3},
     {"max-tokens", OPT_MAX_TOKENS, "N", 0, "Longest answer (default 188)", 3},
     {"seed", OPT_SEED, "S", 0, "The same seed gives the same answer (default 5)", 3},
@@ -69,42 +84,70 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct demo_cfg *c = state->input;
     switch (key) {
-    case OPT_NODES: c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES); break;
+    case OPT_NODES:
+        c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES);
+        break;
     case OPT_REPLICAS:
         c->replicas = (unsigned)options_number(state, "replicas", arg, 1, MAX_NODES);
         c->replicas_given = true;
         break;
-    case OPT_QUANTIZE: c->quantize = arg; break;
-    case OPT_KILL: c->kill = true; break;
-    case OPT_KEEP: c->keep = true; break;
-    case OPT_HTTP: c->http = arg; break;
-    case OPT_PROMPT: c->prompt = arg; break;
-    case OPT_MAX_TOKENS: c->max_tokens = (int)options_number(state, "max-tokens", arg, 1, LIMIT_CONTEXT); break;
-    case OPT_SEED: c->seed = (int64_t)options_number(state, "seed", arg, 0, INT64_MAX); break;
+    case OPT_QUANTIZE:
+        c->quantize = arg;
+        break;
+    case OPT_KILL:
+        c->kill = true;
+        break;
+    case OPT_KEEP:
+        c->keep = true;
+        break;
+    case OPT_HTTP:
+        c->http = arg;
+        break;
+    case OPT_PROMPT:
+        c->prompt = arg;
+        break;
+    case OPT_MAX_TOKENS:
+        c->max_tokens = (int)options_number(state, "max-tokens", arg, 1, LIMIT_CONTEXT);
+        break;
+    case OPT_SEED:
+        c->seed = (int64_t)options_number(state, "seed", arg, 0, INT64_MAX);
+        break;
     case ARGP_KEY_ARG:
         if (c->model != NULL) argp_error(state, "one MODEL is wanted, and '%s' is a second", arg);
         c->model = arg;
         break;
     case ARGP_KEY_END:
-        if (c->model == NULL) argp_error(state, "MODEL is missing; the demonstration model is deploy/demo");
+        if (c->model == NULL)
+            argp_error(state, "MODEL is missing; the demonstration model is deploy/demo");
         if (c->kill && !c->replicas_given) c->replicas = 2;
         if (c->kill && (c->nodes < 2 || c->replicas < 2))
-            argp_error(state, "--kill-a-node needs --nodes and --replicas of 2 or more (they are %u and %u): "
-                              "another node must hold what the killed one held", c->nodes, c->replicas);
+            argp_error(
+                state,
+                "--kill-a-node needs --nodes and --replicas of 2 or more (they are %u and %u): "
+                "another node must hold what the killed one held",
+                c->nodes, c->replicas);
         if (c->nodes > 0 ? c->replicas > c->nodes : c->replicas > 1)
-            argp_error(state, "--replicas=%u is more than --nodes=%u: copies of an expert live on different nodes",
-                       c->replicas, c->nodes);
+            argp_error(
+                state,
+                "--replicas=%u is more than --nodes=%u: copies of an expert live on different nodes",
+                c->replicas, c->nodes);
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL",
-                                 "Start a cluster on this machine, have a story told, and show which node computed what."
-                                 "\vNothing is left running unless --keep is given. Exit code: 0 all went well; 1 it did not, "
-                                 "or the two answers of --kill-a-node differ; 130 Ctrl-C.",
-                                 NULL, NULL, NULL};
+static const struct argp argp = {
+    options,
+    parse,
+    "MODEL",
+    "Start a cluster on this machine, have a story told, and show which node computed what."
+    "\vNothing is left running unless --keep is given. Exit code: 0 all went well; 1 it did not, "
+    "or the two answers of --kill-a-node differ; 130 Ctrl-C.",
+    NULL,
+    NULL,
+    NULL};
 
 static volatile int interrupted; /* set by signals: stops whatever is waited for */
 
@@ -116,15 +159,15 @@ static void on_signal(int number)
 
 struct demo {
     struct demo_cfg cfg;
-    char self[4096];             /* this program, as the user may type it */
-    char folder[64];             /* temporary: ready file and log of `up` */
+    char self[4096]; /* this program, as the user may type it */
+    char folder[64]; /* temporary: ready file and log of `up` */
     char ready_file[96], log_file[96];
-    pid_t up;                    /* 0: not running */
+    pid_t up; /* 0: not running */
     char http[300];
-    json_t *ready;               /* the ready file; owned */
+    json_t *ready; /* the ready file; owned */
     bool tty;
     /* --kill-a-node */
-    unsigned kill_at;            /* piece of text after which; 0: not */
+    unsigned kill_at; /* piece of text after which; 0: not */
     unsigned victim;
     pid_t killed;
 };
@@ -155,11 +198,13 @@ static enum err_code start_up(struct demo *d, struct err *why)
     snprintf(ready, sizeof ready, "--ready-file=%s", d->ready_file);
     snprintf(quantize, sizeof quantize, "--quantize=%s", d->cfg.quantize);
     /* The model comes behind "--": its name may begin with a dash. */
-    const char *argv[] = {"moesaic", "up", nodes, replicas, http, "--grpc=127.0.0.1:0", ready, quantize, "--", d->cfg.model, NULL};
+    const char *argv[] = {"moesaic", "up",     nodes, replicas,     http, "--grpc=127.0.0.1:0",
+                          ready,     quantize, "--",  d->cfg.model, NULL};
     int log = open(d->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (log < 0 || null < 0) {
-        enum err_code rc = err_set(why, ERR_IO, "%s: %s", log < 0 ? d->log_file : "/dev/null", strerror(errno));
+        enum err_code rc =
+            err_set(why, ERR_IO, "%s: %s", log < 0 ? d->log_file : "/dev/null", strerror(errno));
         if (log >= 0) close(log);
         return rc;
     }
@@ -234,8 +279,9 @@ static int wait_ready(struct demo *d)
     uint64_t began = clock_now_us();
     char what[128];
     if (d->cfg.nodes > 0)
-        snprintf(what, sizeof what, "Starting a coordinator and %u expert node%s, each a process of its own", d->cfg.nodes,
-                 d->cfg.nodes == 1 ? "" : "s");
+        snprintf(what, sizeof what,
+                 "Starting a coordinator and %u expert node%s, each a process of its own",
+                 d->cfg.nodes, d->cfg.nodes == 1 ? "" : "s");
     else
         snprintf(what, sizeof what, "Starting a coordinator that holds all experts itself");
     printf("%s ...", what);
@@ -246,16 +292,20 @@ static int wait_ready(struct demo *d)
         if (access(d->ready_file, F_OK) == 0) {
             struct err why;
             const char *http = NULL;
-            if (json_parse_file(d->ready_file, LIMIT_CONFIG_JSON_BYTES, 8, &d->ready, &why) == ERR_OK)
+            if (json_parse_file(d->ready_file, LIMIT_CONFIG_JSON_BYTES, 8, &d->ready, &why) ==
+                ERR_OK)
                 http = json_string_value(json_object_get(d->ready, "http"));
             if (http == NULL) {
                 printf("\n");
-                fprintf(stderr, "moesaic demo: the ready file cannot be read: %s\n", d->ready == NULL ? why.text : "no address");
+                fprintf(stderr, "moesaic demo: the ready file cannot be read: %s\n",
+                        d->ready == NULL ? why.text : "no address");
                 return 1;
             }
             snprintf(d->http, sizeof d->http, "%s", http);
-            if (d->tty) printf("\r%s: ready after %.1f s\n", what, s);
-            else printf(" ready after %.1f s\n", s);
+            if (d->tty)
+                printf("\r%s: ready after %.1f s\n", what, s);
+            else
+                printf(" ready after %.1f s\n", s);
             return 0;
         }
         if (interrupted) {
@@ -300,14 +350,23 @@ static void on_token(void *ctx, unsigned n)
 /* The answer is an exit code; *out is the caller's to free in any case. */
 static int tell(struct demo *d, struct ask_answer *out)
 {
-    struct ask a = {.server = d->http, .prompt = d->cfg.prompt, .max_tokens = d->cfg.max_tokens, .temperature = DEMO_TEMPERATURE,
-                    .top_p = DEMO_TOP_P, .seed = d->cfg.seed, .print = true, .stop = &interrupted, .on_token = on_token, .ctx = d};
+    struct ask a = {.server = d->http,
+                    .prompt = d->cfg.prompt,
+                    .max_tokens = d->cfg.max_tokens,
+                    .temperature = DEMO_TEMPERATURE,
+                    .top_p = DEMO_TOP_P,
+                    .seed = d->cfg.seed,
+                    .print = true,
+                    .stop = &interrupted,
+                    .on_token = on_token,
+                    .ctx = d};
     struct err why;
     printf("\n%s%s%s", BOLD(d), d->cfg.prompt, PLAIN(d));
     fflush(stdout);
     enum err_code rc = ask_server(&a, out, &why);
     printf("\n");
-    if (interrupted) return EXIT_INTERRUPTED; /* a signal can also break a connection that is being made */
+    if (interrupted)
+        return EXIT_INTERRUPTED; /* a signal can also break a connection that is being made */
     if (rc != ERR_OK) {
         fflush(stdout);
         fprintf(stderr, "moesaic demo: the answer failed: %s\n", why.text);
@@ -317,7 +376,8 @@ static int tell(struct demo *d, struct ask_answer *out)
     double rest = out->total_s - out->first_s;
     printf("\n%s  %lld tokens in %.1f s", DIM(d), (long long)out->completion_tokens, out->total_s);
     if (out->completion_tokens > 1 && rest > 0)
-        printf(": the first after %.2f s, then %.0f a second", out->first_s, (double)(out->completion_tokens - 1) / rest);
+        printf(": the first after %.2f s, then %.0f a second", out->first_s,
+               (double)(out->completion_tokens - 1) / rest);
     printf("%s\n", PLAIN(d));
     return 0;
 }
@@ -329,8 +389,10 @@ static json_t *cluster_state(struct demo *d)
     struct err why;
     json_t *v = NULL;
     enum err_code rc = http_client_request(d->http, "/v1/cluster", NULL, 10000, &answer, &why);
-    if (rc == ERR_OK) rc = json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &why);
-    if (rc != ERR_OK && !interrupted) fprintf(stderr, "moesaic demo: state of the cluster: %s\n", why.text);
+    if (rc == ERR_OK)
+        rc = json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &why);
+    if (rc != ERR_OK && !interrupted)
+        fprintf(stderr, "moesaic demo: state of the cluster: %s\n", why.text);
     buf_free(&answer.body);
     return v;
 }
@@ -340,8 +402,10 @@ static int show_shares(struct demo *d)
     json_t *state = cluster_state(d);
     if (state == NULL) return 1;
     printf("\n%sWho computed the experts' rows%s\n", BOLD(d), PLAIN(d));
-    if (d->cfg.nodes > 0) status_print_nodes(state);
-    else printf("  the coordinator itself (--nodes 0)\n");
+    if (d->cfg.nodes > 0)
+        status_print_nodes(state);
+    else
+        printf("  the coordinator itself (--nodes 0)\n");
     status_print_engine(state);
     json_decref(state);
     return 0;
@@ -351,33 +415,43 @@ static int show_shares(struct demo *d)
 static int tell_and_kill(struct demo *d, const struct ask_answer *first)
 {
     if (first->pieces < 2 * KILL_AT_LEAST) {
-        fprintf(stderr, "moesaic demo: the answer has %u pieces of text, too few to kill a node in its middle (%u)\n",
-                first->pieces, 2 * KILL_AT_LEAST);
+        fprintf(
+            stderr,
+            "moesaic demo: the answer has %u pieces of text, too few to kill a node in its middle (%u)\n",
+            first->pieces, 2 * KILL_AT_LEAST);
         return 1;
     }
     d->kill_at = first->pieces / 2;
     d->victim = (unsigned)json_array_size(json_object_get(d->ready, "nodes")) / 2;
-    printf("\n%sThe same beginning and seed again; in the middle one node is killed%s\n", BOLD(d), PLAIN(d));
+    printf("\n%sThe same beginning and seed again; in the middle one node is killed%s\n", BOLD(d),
+           PLAIN(d));
     struct ask_answer second;
     int code = tell(d, &second);
     bool same = code == 0 && first->text.len == second.text.len &&
-                memcmp(first->text.data, second.text.data, first->text.len) == 0 && strcmp(first->finish, second.finish) == 0;
+                memcmp(first->text.data, second.text.data, first->text.len) == 0 &&
+                strcmp(first->finish, second.finish) == 0;
     if (code == 0 && d->killed == 0) {
         fprintf(stderr, "moesaic demo: no node could be killed\n");
         code = 1;
     } else if (code == 0 && !same) {
         printf("\n");
         fflush(stdout);
-        fprintf(stderr, "moesaic demo: THE ANSWERS DIFFER: %zu and %zu bytes. That breaks the promise; please report it.\n",
-                first->text.len, second.text.len);
+        fprintf(
+            stderr,
+            "moesaic demo: THE ANSWERS DIFFER: %zu and %zu bytes. That breaks the promise; please report it.\n",
+            first->text.len, second.text.len);
         code = 1;
     } else if (code == 0) {
         json_t *state = cluster_state(d);
-        long long replayed = json_integer_value(json_object_get(json_object_get(state, "engine"), "rows_replayed"));
-        printf("\n%sThe same answer, byte for byte%s: %zu bytes, though process %d was killed while it was computed.\n", BOLD(d),
-               PLAIN(d), first->text.len, (int)d->killed);
-        if (replayed > 0) printf("Rows that it owed, computed again by the other nodes: %lld.\n", replayed);
-        else printf("It owed no row at that moment; the other nodes took over its share.\n");
+        long long replayed =
+            json_integer_value(json_object_get(json_object_get(state, "engine"), "rows_replayed"));
+        printf(
+            "\n%sThe same answer, byte for byte%s: %zu bytes, though process %d was killed while it was computed.\n",
+            BOLD(d), PLAIN(d), first->text.len, (int)d->killed);
+        if (replayed > 0)
+            printf("Rows that it owed, computed again by the other nodes: %lld.\n", replayed);
+        else
+            printf("It owed no row at that moment; the other nodes took over its share.\n");
         json_decref(state);
     }
     buf_free(&second.text);
@@ -390,22 +464,25 @@ static void show_next(const struct demo *d)
     const char *host = strncmp(http, "http://", 7) == 0 ? http + 7 : http;
     if (d->cfg.keep) {
         const char *grpc = json_string_value(json_object_get(d->ready, "grpc"));
-        printf("\n%sIt keeps running%s\n  HTTP %s   gRPC %s   process %d   log %s\n", BOLD(d), PLAIN(d), d->http,
-               grpc != NULL ? grpc : "?", (int)d->up, d->log_file);
+        printf("\n%sIt keeps running%s\n  HTTP %s   gRPC %s   process %d   log %s\n", BOLD(d),
+               PLAIN(d), d->http, grpc != NULL ? grpc : "?", (int)d->up, d->log_file);
         printf("  kill %d    # stops all of it\n", (int)d->up);
         printf("\n%sTry next%s\n", BOLD(d), PLAIN(d));
         printf("  %s chat --http %s\n", d->self, host);
         printf("  %s status --http %s\n", d->self, host);
     } else {
         printf("\n%sNothing is left running. Try next%s\n", BOLD(d), PLAIN(d));
-        printf("  %s up %s    # serves until Ctrl-C; then, in another terminal:\n", d->self, d->cfg.model);
+        printf("  %s up %s    # serves until Ctrl-C; then, in another terminal:\n", d->self,
+               d->cfg.model);
         printf("  %s chat\n", d->self);
         printf("  %s status\n", d->self);
     }
     printf("  curl %s/v1/completions -H 'Content-Type: application/json' \\\n"
            "       -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 60}'\n",
            http);
-    if (!d->cfg.kill) printf("  %s demo %s --kill-a-node    # kill -9 in the middle; the answer stays the same\n", d->self, d->cfg.model);
+    if (!d->cfg.kill)
+        printf("  %s demo %s --kill-a-node    # kill -9 in the middle; the answer stays the same\n",
+               d->self, d->cfg.model);
     printf("  %s up --help    # all options; `%s --help` lists all commands\n", d->self, d->self);
 }
 
@@ -428,7 +505,8 @@ static enum err_code make_folder(struct demo *d, struct err *why)
     const char *tmp = getenv("TMPDIR");
     if (tmp == NULL || strlen(tmp) > 32) tmp = "/tmp";
     snprintf(d->folder, sizeof d->folder, "%s/moesaic-demo-XXXXXX", tmp);
-    if (mkdtemp(d->folder) == NULL) return err_set(why, ERR_IO, "temporary folder %s: %s", d->folder, strerror(errno));
+    if (mkdtemp(d->folder) == NULL)
+        return err_set(why, ERR_IO, "temporary folder %s: %s", d->folder, strerror(errno));
     snprintf(d->ready_file, sizeof d->ready_file, "%s/ready.json", d->folder);
     snprintf(d->log_file, sizeof d->log_file, "%s/log", d->folder);
     return ERR_OK;
@@ -453,8 +531,13 @@ static int demo(struct demo *d)
 
 int cmd_demo(int argc, char **argv)
 {
-    struct demo d = {.cfg = {.prompt = DEMO_PROMPT, .quantize = "none", .http = "127.0.0.1:0", .nodes = 3, .replicas = 1,
-                             .max_tokens = DEMO_MAX_TOKENS, .seed = DEMO_SEED}};
+    struct demo d = {.cfg = {.prompt = DEMO_PROMPT,
+                             .quantize = "none",
+                             .http = "127.0.0.1:0",
+                             .nodes = 3,
+                             .replicas = 1,
+                             .max_tokens = DEMO_MAX_TOKENS,
+                             .seed = DEMO_SEED}};
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &d.cfg);
@@ -465,17 +548,21 @@ int cmd_demo(int argc, char **argv)
         fprintf(stderr, "moesaic demo: %s\n", why.text);
         return 1;
     }
-    struct sigaction act = {.sa_handler = on_signal}; /* no SA_RESTART: it also ends a waiting read */
+    struct sigaction act = {.sa_handler =
+                                on_signal}; /* no SA_RESTART: it also ends a waiting read */
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGHUP, &act, NULL);
-    signal(SIGPIPE, SIG_IGN); /* with a closed terminal or `| head` the cluster must still be ended */
+    signal(SIGPIPE,
+           SIG_IGN); /* with a closed terminal or `| head` the cluster must still be ended */
 
     int code = demo(&d);
     bool keep = d.cfg.keep && code == 0 && d.up != 0;
     if (!keep) stop_up(&d);
-    if (code == 0) show_next(&d);
-    else if (code == EXIT_INTERRUPTED) fprintf(stderr, "moesaic demo: interrupted; the cluster is ended\n");
+    if (code == 0)
+        show_next(&d);
+    else if (code == EXIT_INTERRUPTED)
+        fprintf(stderr, "moesaic demo: interrupted; the cluster is ended\n");
     if (!keep) {
         unlink(d.ready_file);
         unlink(d.log_file);

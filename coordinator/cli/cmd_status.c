@@ -32,19 +32,33 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct status_options *o = state->input;
     switch (key) {
-    case OPT_HTTP: o->server = arg; break;
-    case OPT_NODE: o->node = arg; break;
-    case OPT_JSON: o->json = true; break;
-    case ARGP_KEY_ARG: argp_error(state, "no argument is wanted, and '%s' is one", arg); break;
-    default: return ARGP_ERR_UNKNOWN;
+    case OPT_HTTP:
+        o->server = arg;
+        break;
+    case OPT_NODE:
+        o->node = arg;
+        break;
+    case OPT_JSON:
+        o->json = true;
+        break;
+    case ARGP_KEY_ARG:
+        argp_error(state, "no argument is wanted, and '%s' is one", arg);
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
-static const struct argp argp = {options, parse, "",
-                                 "State of a running cluster.\vExit code: 0 every expert has a node and all nodes are ready; "
-                                 "1 it answers, but a node is missing or an expert has none; 2 no coordinator answers.",
-                                 NULL, NULL, NULL};
+static const struct argp argp = {
+    options,
+    parse,
+    "",
+    "State of a running cluster.\vExit code: 0 every expert has a node and all nodes are ready; "
+    "1 it answers, but a node is missing or an expert has none; 2 no coordinator answers.",
+    NULL,
+    NULL,
+    NULL};
 
 /* What a node says of itself: its Describe call. */
 static int node_status(const struct status_options *o)
@@ -58,7 +72,9 @@ static int node_status(const struct status_options *o)
     unsigned port;
     enum err_code rc = options_address(o->node, "127.0.0.1", 7070, host, &port, &why);
     if (rc == ERR_OK) rc = rpc_open(&rpc, &why);
-    if (rc == ERR_OK) rc = rpc_unary(rpc, options_address_text(host, port, target, sizeof target), "/moesaic.v1.ExpertService/Describe", "", 0, 5000, &bytes, &n, &why);
+    if (rc == ERR_OK)
+        rc = rpc_unary(rpc, options_address_text(host, port, target, sizeof target),
+                       "/moesaic.v1.ExpertService/Describe", "", 0, 5000, &bytes, &n, &why);
     if (rc == ERR_OK) rc = frame_decode_describe(bytes, n, &d, &why);
     if (rc == ERR_OK) {
         char held[32], resident[32];
@@ -67,17 +83,22 @@ static int node_status(const struct status_options *o)
             struct buf id = {0}, kernels = {0};
             buf_put_json_string(&id, d->hello->id, strlen(d->hello->id));
             buf_put_json_string(&kernels, d->hello->kernels, strlen(d->hello->kernels));
-            printf("{\"id\": %s, \"kernels\": %s, \"bytes\": %llu, \"resident_bytes\": %llu, \"steps\": %llu, \"rows\": %llu, "
-                   "\"multiplications\": %llu}\n", id.failed ? "\"\"" : id.data, kernels.failed ? "\"\"" : kernels.data,
-                   (unsigned long long)d->hello->expert_bytes, (unsigned long long)d->resident_bytes, (unsigned long long)d->steps,
-                   (unsigned long long)d->rows, (unsigned long long)d->multiplications);
+            printf(
+                "{\"id\": %s, \"kernels\": %s, \"bytes\": %llu, \"resident_bytes\": %llu, \"steps\": %llu, \"rows\": %llu, "
+                "\"multiplications\": %llu}\n",
+                id.failed ? "\"\"" : id.data, kernels.failed ? "\"\"" : kernels.data,
+                (unsigned long long)d->hello->expert_bytes, (unsigned long long)d->resident_bytes,
+                (unsigned long long)d->steps, (unsigned long long)d->rows,
+                (unsigned long long)d->multiplications);
             buf_free(&id);
             buf_free(&kernels);
         } else
-            printf("%s: %s of experts, %s resident, kernels %s\n  %llu steps, %llu rows in %llu expert multiplications (%.2f rows each)\n",
-                   d->hello->id, memory_text(d->hello->expert_bytes, held), memory_text(d->resident_bytes, resident),
-                   d->hello->kernels, (unsigned long long)d->steps, (unsigned long long)d->rows,
-                   (unsigned long long)d->multiplications, mean);
+            printf(
+                "%s: %s of experts, %s resident, kernels %s\n  %llu steps, %llu rows in %llu expert multiplications (%.2f rows each)\n",
+                d->hello->id, memory_text(d->hello->expert_bytes, held),
+                memory_text(d->resident_bytes, resident), d->hello->kernels,
+                (unsigned long long)d->steps, (unsigned long long)d->rows,
+                (unsigned long long)d->multiplications, mean);
     } else {
         fprintf(stderr, "moesaic status: node %s: down: %s\n", o->node, why.text);
     }
@@ -99,8 +120,11 @@ int cmd_status(int argc, char **argv)
     json_t *v = NULL;
     enum err_code rc = http_client_request(o.server, "/v1/cluster", NULL, 5000, &answer, &why);
     if (rc == ERR_OK && answer.status != 200)
-        rc = err_set(&why, ERR_MISMATCH, "the server answers %d to /v1/cluster; is it a Moesaic coordinator?", answer.status);
-    if (rc == ERR_OK) rc = json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &why);
+        rc = err_set(&why, ERR_MISMATCH,
+                     "the server answers %d to /v1/cluster; is it a Moesaic coordinator?",
+                     answer.status);
+    if (rc == ERR_OK)
+        rc = json_parse(answer.body.data, answer.body.len, LIMIT_JSON_DEPTH, &v, &why);
     if (rc != ERR_OK) {
         if (o.json) {
             struct buf b = {0};
@@ -123,7 +147,8 @@ int cmd_status(int argc, char **argv)
         status_print_engine(v);
         size_t i;
         json_t *reason;
-        json_array_foreach(json_object_get(v, "reasons"), i, reason) printf("  %s\n", json_string_value(reason));
+        json_array_foreach(json_object_get(v, "reasons"), i, reason)
+            printf("  %s\n", json_string_value(reason));
     }
     json_decref(v);
     buf_free(&answer.body);

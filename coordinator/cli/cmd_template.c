@@ -35,8 +35,8 @@ static enum err_code read_now(const json_t *now, struct tm *out, struct err *why
     return ERR_OK;
 }
 
-static enum err_code render_line(const struct chat_template *t, const char *line, size_t n, struct buf *out,
-                                 struct err *why)
+static enum err_code render_line(const struct chat_template *t, const char *line, size_t n,
+                                 struct buf *out, struct err *why)
 {
     json_t *request = NULL;
     enum err_code rc = json_parse(line, n, LIMIT_JSON_DEPTH, &request, why);
@@ -48,10 +48,12 @@ static enum err_code render_line(const struct chat_template *t, const char *line
         .add_generation_prompt = json_is_true(json_object_get(request, "add_generation_prompt")),
     };
     if (json_is_null(in.tools)) in.tools = NULL;
-    if (!json_is_array(in.messages)) rc = err_set(why, ERR_INVALID, "\"messages\" must be a list");
+    if (!json_is_array(in.messages))
+        rc = err_set(why, ERR_INVALID, "\"messages\" must be a list");
     else if (in.variables != NULL && !json_is_null(in.variables) && !json_is_object(in.variables))
         rc = err_set(why, ERR_INVALID, "\"variables\" must be an object");
-    else rc = read_now(json_object_get(request, "now"), &in.now, why);
+    else
+        rc = read_now(json_object_get(request, "now"), &in.now, why);
     if (rc == ERR_OK) rc = chat_template_render(t, &in, out, NULL, why);
     json_decref(request);
     return rc;
@@ -80,11 +82,15 @@ int cmd_template(int argc, char **argv)
         struct buf text = {0}, answer = {0};
         enum err_code rc = render_line(t, line, (size_t)n, &text, &why);
         buf_puts(&answer, rc == ERR_OK ? "{\"text\": " : "{\"error\": ");
-        if (rc == ERR_OK) buf_put_json_string(&answer, text.len > 0 ? text.data : "", text.len);
-        else buf_put_json_string(&answer, why.text, strlen(why.text));
+        if (rc == ERR_OK)
+            buf_put_json_string(&answer, text.len > 0 ? text.data : "", text.len);
+        else
+            buf_put_json_string(&answer, why.text, strlen(why.text));
         buf_puts(&answer, "}\n");
-        if (answer.failed) fputs("{\"error\": \"no memory for the answer\"}\n", stdout);
-        else fwrite(answer.data, 1, answer.len, stdout);
+        if (answer.failed)
+            fputs("{\"error\": \"no memory for the answer\"}\n", stdout);
+        else
+            fwrite(answer.data, 1, answer.len, stdout);
         fflush(stdout);
         buf_free(&text);
         buf_free(&answer);

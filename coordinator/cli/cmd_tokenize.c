@@ -27,10 +27,12 @@ static const char help[] =
     "\n"
     "  -h, --help                  this text\n";
 
-static enum err_code read_bool(const json_t *line, const char *key, bool fallback, bool *out, struct err *why)
+static enum err_code read_bool(const json_t *line, const char *key, bool fallback, bool *out,
+                               struct err *why)
 {
     const json_t *v = json_object_get(line, key);
-    if (v != NULL && !json_is_boolean(v)) return err_set(why, ERR_INVALID, "'%s' is not a boolean", key);
+    if (v != NULL && !json_is_boolean(v))
+        return err_set(why, ERR_INVALID, "'%s' is not a boolean", key);
     *out = v == NULL ? fallback : json_is_true(v);
     return ERR_OK;
 }
@@ -44,25 +46,30 @@ static int hex_digit(char c)
 
 static enum err_code read_hex(const char *hex, size_t n, struct buf *out, struct err *why)
 {
-    if (n % 2 != 0) return err_set(why, ERR_INVALID, "'bytes_hex' has an odd number of digits (%zu)", n);
+    if (n % 2 != 0)
+        return err_set(why, ERR_INVALID, "'bytes_hex' has an odd number of digits (%zu)", n);
     for (size_t i = 0; i < n; i += 2) {
         int high = hex_digit(hex[i]), low = hex_digit(hex[i + 1]);
-        if (high < 0 || low < 0) return err_set(why, ERR_INVALID, "'bytes_hex': no hexadecimal digit at %zu", i);
+        if (high < 0 || low < 0)
+            return err_set(why, ERR_INVALID, "'bytes_hex': no hexadecimal digit at %zu", i);
         buf_putc(out, (char)(high << 4 | low));
     }
     return out->failed ? err_nomem(why, "text") : ERR_OK;
 }
 
-static enum err_code encode_line(const struct tokenizer *t, const json_t *line, struct buf *out, struct err *why)
+static enum err_code encode_line(const struct tokenizer *t, const json_t *line, struct buf *out,
+                                 struct err *why)
 {
     const json_t *text = json_object_get(line, "text"), *hex = json_object_get(line, "bytes_hex");
     const json_t *given = text != NULL ? text : hex;
     struct buf bytes = {0};
     struct ids ids = {0};
     bool add = true;
-    if (text != NULL && hex != NULL) return err_set(why, ERR_INVALID, "both 'text' and 'bytes_hex'");
+    if (text != NULL && hex != NULL)
+        return err_set(why, ERR_INVALID, "both 'text' and 'bytes_hex'");
     if (!json_is_string(given))
-        return err_set(why, ERR_INVALID, "'%s' is not a string", text != NULL ? "text" : "bytes_hex");
+        return err_set(why, ERR_INVALID, "'%s' is not a string",
+                       text != NULL ? "text" : "bytes_hex");
     enum err_code rc = read_bool(line, "add_special_tokens", true, &add, why);
     const char *s = json_string_value(given);
     size_t n = json_string_length(given);
@@ -72,11 +79,12 @@ static enum err_code encode_line(const struct tokenizer *t, const json_t *line, 
         n = bytes.len;
     }
     if (rc == ERR_OK)
-        rc = tokenizer_encode(t, s, n, add ? TOKENIZER_ADD_FILE : TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &ids,
-                              why);
+        rc = tokenizer_encode(t, s, n, add ? TOKENIZER_ADD_FILE : TOKENIZER_ADD_NONE,
+                              TOKENIZER_PARSE_SPECIAL, &ids, why);
     if (rc == ERR_OK) {
         buf_puts(out, "{\"ids\": [");
-        for (size_t i = 0; i < ids.len; i++) buf_printf(out, "%s%d", i ? ", " : "", ids.data[i]);
+        for (size_t i = 0; i < ids.len; i++)
+            buf_printf(out, "%s%d", i ? ", " : "", ids.data[i]);
         buf_puts(out, "]}\n");
     }
     ids_free(&ids);
@@ -84,7 +92,8 @@ static enum err_code encode_line(const struct tokenizer *t, const json_t *line, 
     return rc;
 }
 
-static enum err_code decode_line(const struct tokenizer *t, const json_t *line, struct buf *out, struct err *why)
+static enum err_code decode_line(const struct tokenizer *t, const json_t *line, struct buf *out,
+                                 struct err *why)
 {
     const json_t *list = json_object_get(line, "ids");
     struct ids ids = {0};
@@ -94,11 +103,13 @@ static enum err_code decode_line(const struct tokenizer *t, const json_t *line, 
     enum err_code rc = read_bool(line, "skip_special_tokens", false, &skip, why);
     for (size_t i = 0; i < json_array_size(list) && rc == ERR_OK; i++) {
         const json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v)) rc = err_set(why, ERR_INVALID, "ids[%zu] is not an integer", i);
+        if (!json_is_integer(v))
+            rc = err_set(why, ERR_INVALID, "ids[%zu] is not an integer", i);
         else if (json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
-            rc = err_set(why, ERR_INVALID, "ids[%zu] is %lld, outside 0..%d", i, (long long)json_integer_value(v),
-                         INT32_MAX);
-        else if (!ids_push(&ids, (int32_t)json_integer_value(v))) rc = err_nomem(why, "ids");
+            rc = err_set(why, ERR_INVALID, "ids[%zu] is %lld, outside 0..%d", i,
+                         (long long)json_integer_value(v), INT32_MAX);
+        else if (!ids_push(&ids, (int32_t)json_integer_value(v)))
+            rc = err_nomem(why, "ids");
     }
     if (rc == ERR_OK) rc = tokenizer_decode(t, ids.data, ids.len, skip, &text, why);
     if (rc == ERR_OK) {
@@ -111,17 +122,24 @@ static enum err_code decode_line(const struct tokenizer *t, const json_t *line, 
     return rc;
 }
 
-static enum err_code answer(const struct tokenizer *t, const char *text, size_t n, struct buf *out, struct err *why)
+static enum err_code answer(const struct tokenizer *t, const char *text, size_t n, struct buf *out,
+                            struct err *why)
 {
     json_t *line;
     enum err_code rc = json_parse(text, n, LIMIT_JSON_DEPTH, &line, why);
     if (rc != ERR_OK) return rc;
-    bool text_in = json_object_get(line, "text") != NULL || json_object_get(line, "bytes_hex") != NULL;
+    bool text_in =
+        json_object_get(line, "text") != NULL || json_object_get(line, "bytes_hex") != NULL;
     bool ids_in = json_object_get(line, "ids") != NULL;
-    if (text_in && ids_in) rc = err_set(why, ERR_INVALID, "both a text and 'ids'");
-    else if (text_in) rc = encode_line(t, line, out, why);
-    else if (ids_in) rc = decode_line(t, line, out, why);
-    else rc = err_set(why, ERR_INVALID, "a line must be an object with 'text', 'bytes_hex' or 'ids'");
+    if (text_in && ids_in)
+        rc = err_set(why, ERR_INVALID, "both a text and 'ids'");
+    else if (text_in)
+        rc = encode_line(t, line, out, why);
+    else if (ids_in)
+        rc = decode_line(t, line, out, why);
+    else
+        rc =
+            err_set(why, ERR_INVALID, "a line must be an object with 'text', 'bytes_hex' or 'ids'");
     json_decref(line);
     if (rc == ERR_OK && out->failed) rc = err_nomem(why, "answer");
     return rc;
@@ -165,7 +183,9 @@ int cmd_tokenize(int argc, char **argv)
         return 0;
     }
     if (argc - optind != 1) {
-        fputs("moesaic tokenize: one folder with a tokenizer.json is needed\nTry 'moesaic tokenize --help'.\n", stderr);
+        fputs(
+            "moesaic tokenize: one folder with a tokenizer.json is needed\nTry 'moesaic tokenize --help'.\n",
+            stderr);
         return 2;
     }
     struct tokenizer *t;

@@ -26,7 +26,7 @@
 #include "coordinator/cli/child.h"
 #include "coordinator/cli/commands.h"
 
-#define MAX_NODES       64u
+#define MAX_NODES        64u
 #define RESTART_AFTER_US 200000u   /* pause before a dead process is started again */
 #define RESTART_MOST_US  5000000u  /* it doubles up to this while the process keeps dying */
 #define DRAIN_SECONDS    30u       /* the coordinator's limit, if none is given */
@@ -35,12 +35,30 @@
 #define SAY_EVERY_US     30000000u
 #define MAX_ARGS         64
 
-enum { OPT_NODES = 256, OPT_REPLICAS, OPT_HTTP, OPT_GRPC, OPT_QUANTIZE, OPT_THREADS, OPT_CTX, OPT_CHUNK, OPT_SEED,
-       OPT_READY_FILE, OPT_NO_RESTART, OPT_INSECURE, OPT_CPU, OPT_LOG_LEVEL, OPT_NAME, OPT_NODE_CPU, OPT_REQUEST_TIMEOUT,
-       OPT_DRAIN };
+enum {
+    OPT_NODES = 256,
+    OPT_REPLICAS,
+    OPT_HTTP,
+    OPT_GRPC,
+    OPT_QUANTIZE,
+    OPT_THREADS,
+    OPT_CTX,
+    OPT_CHUNK,
+    OPT_SEED,
+    OPT_READY_FILE,
+    OPT_NO_RESTART,
+    OPT_INSECURE,
+    OPT_CPU,
+    OPT_LOG_LEVEL,
+    OPT_NAME,
+    OPT_NODE_CPU,
+    OPT_REQUEST_TIMEOUT,
+    OPT_DRAIN
+};
 
 struct up_cfg {
-    const char *model, *http, *grpc, *quantize, *ctx, *chunk, *seed, *ready_file, *cpu, *log_level, *name, *request_timeout, *drain_timeout;
+    const char *model, *http, *grpc, *quantize, *ctx, *chunk, *seed, *ready_file, *cpu, *log_level,
+        *name, *request_timeout, *drain_timeout;
     unsigned drain_seconds;
     const char *node_cpu[MAX_NODES];
     unsigned n_node_cpu, nodes, replicas, threads;
@@ -49,25 +67,34 @@ struct up_cfg {
 
 static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Cluster", 1},
-    {"nodes", OPT_NODES, "N", 0, "Expert nodes, each a process of its own; 0: compute all in one process (default 3)", 1},
+    {"nodes", OPT_NODES, "N", 0,
+     "Expert nodes, each a process of its own; 0: compute all in one process (default 3)", 1},
     {"replicas", OPT_REPLICAS, "R", 0, "Copies of each expert on different nodes (default 1)", 1},
-    {"placement-seed", OPT_SEED, "S", 0, "Permutes the start placement; the answers do not depend on it (default 0)", 1},
+    {"placement-seed", OPT_SEED, "S", 0,
+     "Permutes the start placement; the answers do not depend on it (default 0)", 1},
     {"no-restart", OPT_NO_RESTART, NULL, 0, "Do not start a process again that died", 1},
-    {"ready-file", OPT_READY_FILE, "FILE", 0, "Write addresses and process numbers (JSON) here when the model answers", 1},
+    {"ready-file", OPT_READY_FILE, "FILE", 0,
+     "Write addresses and process numbers (JSON) here when the model answers", 1},
     {NULL, 0, NULL, 0, "Addresses", 2},
-    {"http", OPT_HTTP, "HOST:PORT", 0, "OpenAI-compatible API (default 127.0.0.1:8080; port 0: a free one)", 2},
+    {"http", OPT_HTTP, "HOST:PORT", 0,
+     "OpenAI-compatible API (default 127.0.0.1:8080; port 0: a free one)", 2},
     {"grpc", OPT_GRPC, "HOST:PORT", 0, "gRPC API (default 127.0.0.1:8081)", 2},
-    {"insecure", OPT_INSECURE, NULL, 0, "Allow addresses outside this machine without keys and encryption", 2},
+    {"insecure", OPT_INSECURE, NULL, 0,
+     "Allow addresses outside this machine without keys and encryption", 2},
     {NULL, 0, NULL, 0, "Model and memory", 3},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0, "Pack 16-bit weights to 8-bit blocks at load (default none)", 3},
+    {"quantize", OPT_QUANTIZE, "none|q8_0", 0,
+     "Pack 16-bit weights to 8-bit blocks at load (default none)", 3},
     {"ctx", OPT_CTX, "N", 0, "Context in tokens (default: the model's, or what memory leaves)", 3},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens in one pass (default 256)", 3},
-    {"threads", OPT_THREADS, "T", 0, "Threads of each process (default: the cores are divided among them)", 3},
+    {"threads", OPT_THREADS, "T", 0,
+     "Threads of each process (default: the cores are divided among them)", 3},
     {"cpu", OPT_CPU, "ref|avx2", 0, "Kernels (default: the best this CPU runs)", 3},
     {"node-cpu", OPT_NODE_CPU, "LIST", 0, "Kernels per node, for tests: ref,avx2,...", 3},
     {"name", OPT_NAME, "ID", 0, "Name of the model in the API (default: the folder's name)", 3},
-    {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request's longest time (default 600)", 3},
-    {"drain-timeout", OPT_DRAIN, "SECONDS", 0, "At the end, time for requests under way (default 30)", 3},
+    {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request's longest time (default 600)",
+     3},
+    {"drain-timeout", OPT_DRAIN, "SECONDS", 0,
+     "At the end, time for requests under way (default 30)", 3},
     {"log-level", OPT_LOG_LEVEL, "LEVEL", 0, "error, warn, info, debug or trace (default warn)", 4},
     {0},
 };
@@ -82,51 +109,97 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct up_cfg *c = state->input;
     switch (key) {
-    case OPT_NODES: c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES); break;
+    case OPT_NODES:
+        c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES);
+        break;
     case OPT_REPLICAS:
         c->replicas = (unsigned)options_number(state, "replicas", arg, 1, MAX_NODES);
         c->replicas_given = true;
         break;
-    case OPT_HTTP: c->http = arg; break;
-    case OPT_GRPC: c->grpc = arg; break;
-    case OPT_QUANTIZE: c->quantize = arg; break;
-    case OPT_THREADS: c->threads = (unsigned)options_number(state, "threads", arg, 1, 1024); break;
-    case OPT_CTX: options_number(state, "ctx", arg, 1, LIMIT_CONTEXT); c->ctx = arg; break;
-    case OPT_CHUNK: options_number(state, "chunk", arg, 1, 4096); c->chunk = arg; break;
-    case OPT_SEED: options_number(state, "placement-seed", arg, 0, UINT64_MAX); c->seed = arg; break;
-    case OPT_READY_FILE: c->ready_file = arg; break;
-    case OPT_NO_RESTART: c->no_restart = true; break;
-    case OPT_INSECURE: c->insecure = true; break;
-    case OPT_CPU: c->cpu = arg; break;
-    case OPT_NODE_CPU: parse_node_cpu(c, arg); break;
-    case OPT_NAME: c->name = arg; break;
-    case OPT_REQUEST_TIMEOUT: options_number(state, "request-timeout", arg, 1, 86400); c->request_timeout = arg; break;
+    case OPT_HTTP:
+        c->http = arg;
+        break;
+    case OPT_GRPC:
+        c->grpc = arg;
+        break;
+    case OPT_QUANTIZE:
+        c->quantize = arg;
+        break;
+    case OPT_THREADS:
+        c->threads = (unsigned)options_number(state, "threads", arg, 1, 1024);
+        break;
+    case OPT_CTX:
+        options_number(state, "ctx", arg, 1, LIMIT_CONTEXT);
+        c->ctx = arg;
+        break;
+    case OPT_CHUNK:
+        options_number(state, "chunk", arg, 1, 4096);
+        c->chunk = arg;
+        break;
+    case OPT_SEED:
+        options_number(state, "placement-seed", arg, 0, UINT64_MAX);
+        c->seed = arg;
+        break;
+    case OPT_READY_FILE:
+        c->ready_file = arg;
+        break;
+    case OPT_NO_RESTART:
+        c->no_restart = true;
+        break;
+    case OPT_INSECURE:
+        c->insecure = true;
+        break;
+    case OPT_CPU:
+        c->cpu = arg;
+        break;
+    case OPT_NODE_CPU:
+        parse_node_cpu(c, arg);
+        break;
+    case OPT_NAME:
+        c->name = arg;
+        break;
+    case OPT_REQUEST_TIMEOUT:
+        options_number(state, "request-timeout", arg, 1, 86400);
+        c->request_timeout = arg;
+        break;
     case OPT_DRAIN:
         c->drain_seconds = (unsigned)options_number(state, "drain-timeout", arg, 0, 86400);
         c->drain_timeout = arg;
         break;
-    case OPT_LOG_LEVEL: c->log_level = arg; break;
+    case OPT_LOG_LEVEL:
+        c->log_level = arg;
+        break;
     case ARGP_KEY_ARG:
         if (c->model != NULL) argp_error(state, "one MODEL is wanted, and '%s' is a second", arg);
         c->model = arg;
         break;
     case ARGP_KEY_END:
-        if (c->model == NULL) argp_error(state, "MODEL is missing: a folder with config.json and safetensors files");
+        if (c->model == NULL)
+            argp_error(state, "MODEL is missing: a folder with config.json and safetensors files");
         if (c->nodes > 0 && c->replicas > c->nodes)
-            argp_error(state, "--replicas=%u is more than --nodes=%u: copies of an expert live on different nodes",
-                       c->replicas, c->nodes);
-        if (c->nodes == 0 && c->replicas > 1) argp_error(state, "--replicas=%u needs nodes, and --nodes is 0", c->replicas);
+            argp_error(
+                state,
+                "--replicas=%u is more than --nodes=%u: copies of an expert live on different nodes",
+                c->replicas, c->nodes);
+        if (c->nodes == 0 && c->replicas > 1)
+            argp_error(state, "--replicas=%u needs nodes, and --nodes is 0", c->replicas);
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
-static const struct argp argp = {options, parse, "MODEL",
-                                 "Start a whole cluster on this machine: a coordinator and expert nodes."
-                                 "\vEvery option can stand in the environment: --ready-file is MOESAIC_READY_FILE.\n"
-                                 "Ctrl-C or SIGTERM finishes what is under way and ends all; a second one ends at once.",
-                                 NULL, NULL, NULL};
+static const struct argp argp = {
+    options,
+    parse,
+    "MODEL",
+    "Start a whole cluster on this machine: a coordinator and expert nodes."
+    "\vEvery option can stand in the environment: --ready-file is MOESAIC_READY_FILE.\n"
+    "Ctrl-C or SIGTERM finishes what is under way and ends all; a second one ends at once.",
+    NULL,
+    NULL,
+    NULL};
 
 /* ---- the cluster ------------------------------------------------------------------------------ */
 
@@ -165,8 +238,10 @@ static void add(struct args *a, const char *option, const char *value)
     assert(a->n < MAX_ARGS && a->n_text < MAX_ARGS);
     struct buf *b = &a->text[a->n_text++];
     buf_printf(b, "%s%s", option, value);
-    if (b->failed) a->failed = true;
-    else a->v[a->n++] = b->data;
+    if (b->failed)
+        a->failed = true;
+    else
+        a->v[a->n++] = b->data;
 }
 
 static void add_number(struct args *a, const char *option, unsigned value)
@@ -181,8 +256,10 @@ static enum err_code start(struct proc *p, struct args *a, struct err *why)
 {
     p->asked = false;
     p->started_us = clock_now_us();
-    enum err_code rc = a->failed ? err_nomem(why, "arguments") : child_start(&p->child, a->v, a->n, why);
-    for (unsigned i = 0; i < a->n_text; i++) buf_free(&a->text[i]);
+    enum err_code rc =
+        a->failed ? err_nomem(why, "arguments") : child_start(&p->child, a->v, a->n, why);
+    for (unsigned i = 0; i < a->n_text; i++)
+        buf_free(&a->text[i]);
     return rc;
 }
 
@@ -236,11 +313,14 @@ static void write_ready_file(struct up *u)
 {
     if (u->cfg.ready_file == NULL) return;
     struct buf b = {0};
-    buf_printf(&b, "{\"http\": \"http://%s\", \"grpc\": \"%s\", \"pid\": %d, \"coordinator\": {\"pid\": %d}, \"nodes\": [",
-               u->http, u->grpc, (int)getpid(), (int)u->coordinator.child.pid);
+    buf_printf(
+        &b,
+        "{\"http\": \"http://%s\", \"grpc\": \"%s\", \"pid\": %d, \"coordinator\": {\"pid\": %d}, \"nodes\": [",
+        u->http, u->grpc, (int)getpid(), (int)u->coordinator.child.pid);
     for (unsigned i = 0; i < u->cfg.nodes; i++)
-        buf_printf(&b, "%s{\"id\": \"%s\", \"pid\": %d, \"address\": \"127.0.0.1:%u\"}", i > 0 ? ", " : "",
-                   u->nodes[i].child.name, (int)u->nodes[i].child.pid, u->nodes[i].port);
+        buf_printf(&b, "%s{\"id\": \"%s\", \"pid\": %d, \"address\": \"127.0.0.1:%u\"}",
+                   i > 0 ? ", " : "", u->nodes[i].child.name, (int)u->nodes[i].child.pid,
+                   u->nodes[i].port);
     buf_puts(&b, "]}\n");
     struct err why;
     if (b.failed || file_replace(u->cfg.ready_file, b.data, b.len, &why) != ERR_OK)
@@ -274,8 +354,8 @@ static void on_line(struct up *u, struct proc *p, const char *line)
     const char *event = json_string_value(json_object_get(v, "event"));
     if (event != NULL && p != &u->coordinator && strcmp(event, "listening") == 0) {
         p->port = (unsigned)json_integer_value(json_object_get(v, "port"));
-        if (!u->stopping && all_nodes_listen(u) && u->coordinator.child.pid == 0 && u->coordinator.start_at_us == 0 &&
-            start_coordinator(u, &why) != ERR_OK) {
+        if (!u->stopping && all_nodes_listen(u) && u->coordinator.child.pid == 0 &&
+            u->coordinator.start_at_us == 0 && start_coordinator(u, &why) != ERR_OK) {
             fprintf(stderr, "moesaic: %s\n", why.text);
             u->exit_code = options_exit_code(why.code);
             stop_all(u);
@@ -284,7 +364,8 @@ static void on_line(struct up *u, struct proc *p, const char *line)
         const char *http = json_string_value(json_object_get(v, "http"));
         const char *grpc = json_string_value(json_object_get(v, "grpc"));
         if (strcmp(event, "ready") == 0) {
-            if (http != NULL) snprintf(u->http, sizeof u->http, "%s", http); /* kept, also over a restart */
+            if (http != NULL)
+                snprintf(u->http, sizeof u->http, "%s", http); /* kept, also over a restart */
             if (grpc != NULL) snprintf(u->grpc, sizeof u->grpc, "%s", grpc);
             u->ready = u->was_ready = true;
             maybe_ready(u);
@@ -298,7 +379,8 @@ static void on_line(struct up *u, struct proc *p, const char *line)
                 u->nodes[i].usable = usable;
                 if (news && u->was_ready) {
                     if (u->nodes[i].died)
-                        fprintf(stderr, "moesaic: %s is back (process %d)\n", u->nodes[i].child.name, (int)u->nodes[i].child.pid);
+                        fprintf(stderr, "moesaic: %s is back (process %d)\n",
+                                u->nodes[i].child.name, (int)u->nodes[i].child.pid);
                     u->nodes[i].died = false;
                     maybe_ready(u);
                 }
@@ -312,8 +394,11 @@ static void on_line(struct up *u, struct proc *p, const char *line)
 
 static void describe(int status, char *out, size_t cap)
 {
-    if (WIFSIGNALED(status)) snprintf(out, cap, "was killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
-    else snprintf(out, cap, "ended with exit code %d", WEXITSTATUS(status));
+    if (WIFSIGNALED(status))
+        snprintf(out, cap, "was killed by signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(out, cap, "ended with exit code %d", WEXITSTATUS(status));
 }
 
 static void on_death(struct up *u, struct proc *p, int status)
@@ -326,13 +411,16 @@ static void on_death(struct up *u, struct proc *p, int status)
     p->died = true;
     if (p == &u->coordinator) {
         u->ready = false;
-        for (unsigned i = 0; i < u->cfg.nodes; i++) u->nodes[i].usable = false; /* the next one finds them again */
+        for (unsigned i = 0; i < u->cfg.nodes; i++)
+            u->nodes[i].usable = false; /* the next one finds them again */
     }
     if (u->stopping) return;
     bool early = !u->was_ready;
     if (early || u->cfg.no_restart) {
         fprintf(stderr, "moesaic: %s (process %d) %s%s\n", p->child.name, (int)pid, what,
-                early ? " before the cluster was ready; ending" : p == &u->coordinator ? "; ending" : "; --no-restart: it stays down");
+                early                  ? " before the cluster was ready; ending"
+                : p == &u->coordinator ? "; ending"
+                                       : "; --no-restart: it stays down");
         if (early || p == &u->coordinator) {
             u->exit_code = WIFEXITED(status) && WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : 1;
             stop_all(u);
@@ -344,7 +432,8 @@ static void on_death(struct up *u, struct proc *p, int status)
     p->pause_us = lived || p->pause_us == 0 ? RESTART_AFTER_US : p->pause_us * 2;
     if (p->pause_us > RESTART_MOST_US) p->pause_us = RESTART_MOST_US;
     p->start_at_us = now + p->pause_us;
-    fprintf(stderr, "moesaic: %s (process %d) %s; starting it again\n", p->child.name, (int)pid, what);
+    fprintf(stderr, "moesaic: %s (process %d) %s; starting it again\n", p->child.name, (int)pid,
+            what);
 }
 
 static void ask_to_end(struct proc *p)
@@ -364,7 +453,8 @@ static void stop_all(struct up *u)
 static void kill_all(struct up *u)
 {
     child_signal(&u->coordinator.child, SIGKILL);
-    for (unsigned i = 0; i < u->cfg.nodes; i++) child_signal(&u->nodes[i].child, SIGKILL);
+    for (unsigned i = 0; i < u->cfg.nodes; i++)
+        child_signal(&u->nodes[i].child, SIGKILL);
 }
 
 static bool any_node(const struct up *u)
@@ -379,7 +469,8 @@ static bool stopping_step(struct up *u)
 {
     uint64_t now = clock_now_us();
     if (u->coordinator.child.pid == 0 && any_node(u) && !u->killed) {
-        for (unsigned i = 0; i < u->cfg.nodes; i++) ask_to_end(&u->nodes[i]);
+        for (unsigned i = 0; i < u->cfg.nodes; i++)
+            ask_to_end(&u->nodes[i]);
         if (u->stop_by_us > now + NODE_DRAIN_US) u->stop_by_us = now + NODE_DRAIN_US;
     }
     if (now >= u->stop_by_us && !u->killed) {
@@ -418,7 +509,8 @@ static void read_child(struct up *u, struct proc *p)
 {
     if (p->child.fd < 0) return;
     bool open = child_read(&p->child);
-    for (char *line; (line = child_next_line(&p->child)) != NULL; mem_free(line)) on_line(u, p, line);
+    for (char *line; (line = child_next_line(&p->child)) != NULL; mem_free(line))
+        on_line(u, p, line);
     if (!open) { /* the process is ending; waitpid tells the rest */
         close(p->child.fd);
         p->child.fd = -1;
@@ -432,11 +524,13 @@ static void say_what_is_missing(struct up *u)
     if (u->was_ready || u->stopping || now < u->say_us) return;
     if (u->say_us > 0) {
         unsigned deaf = 0;
-        while (deaf < u->cfg.nodes && u->nodes[deaf].port > 0) deaf++;
+        while (deaf < u->cfg.nodes && u->nodes[deaf].port > 0)
+            deaf++;
         if (deaf < u->cfg.nodes)
-            fprintf(stderr, "moesaic: still waiting for %s (process %d) to listen\n", u->nodes[deaf].child.name,
-                    (int)u->nodes[deaf].child.pid);
-        else fprintf(stderr, "moesaic: the model is still being loaded\n");
+            fprintf(stderr, "moesaic: still waiting for %s (process %d) to listen\n",
+                    u->nodes[deaf].child.name, (int)u->nodes[deaf].child.pid);
+        else
+            fprintf(stderr, "moesaic: the model is still being loaded\n");
     }
     u->say_us = now + SAY_EVERY_US;
 }
@@ -446,13 +540,18 @@ static int run(struct up *u, int signals)
     for (;;) {
         struct pollfd fds[MAX_NODES + 2] = {{signals, POLLIN, 0}};
         fds[1] = (struct pollfd){u->coordinator.child.fd, POLLIN, 0};
-        for (unsigned i = 0; i < u->cfg.nodes; i++) fds[2 + i] = (struct pollfd){u->nodes[i].child.fd, POLLIN, 0};
+        for (unsigned i = 0; i < u->cfg.nodes; i++)
+            fds[2 + i] = (struct pollfd){u->nodes[i].child.fd, POLLIN, 0};
         (void)poll(fds, u->cfg.nodes + 2, 100);
         if (fds[0].revents) {
             struct signalfd_siginfo info;
             if (read(signals, &info, sizeof info) == sizeof info && info.ssi_signo != SIGCHLD) {
-                if (u->stopping) u->stop_by_us = 0;
-                else fprintf(stderr, "moesaic: stopping; what is under way is finished first (again to end at once)\n");
+                if (u->stopping)
+                    u->stop_by_us = 0;
+                else
+                    fprintf(
+                        stderr,
+                        "moesaic: stopping; what is under way is finished first (again to end at once)\n");
                 stop_all(u);
             }
         }
@@ -474,19 +573,28 @@ int cmd_up(int argc, char **argv)
     struct up *u = mem_zalloc(sizeof *u);
     struct err why;
     if (u == NULL) return 1;
-    u->cfg = (struct up_cfg){.http = "127.0.0.1:8080", .grpc = "127.0.0.1:8081", .quantize = "none", .nodes = 3,
-                             .replicas = 1, .drain_seconds = DRAIN_SECONDS, .log_level = "warn"};
+    u->cfg = (struct up_cfg){.http = "127.0.0.1:8080",
+                             .grpc = "127.0.0.1:8081",
+                             .quantize = "none",
+                             .nodes = 3,
+                             .replicas = 1,
+                             .drain_seconds = DRAIN_SECONDS,
+                             .log_level = "warn"};
     argv = options_with_environment(&argp, argc, argv, &argc);
     if (argv == NULL) return 1;
     argp_parse(&argp, argc, argv, 0, NULL, &u->cfg);
-    unsetenv("MOESAIC_NODES"); /* a number here, addresses to a coordinator: our children get theirs from us */
+    unsetenv(
+        "MOESAIC_NODES"); /* a number here, addresses to a coordinator: our children get theirs from us */
     unsigned processes = u->cfg.nodes + 1, n_cores = memory_cores();
-    u->threads = u->cfg.threads > 0 ? u->cfg.threads : n_cores / processes > 0 ? n_cores / processes : 1;
+    u->threads = u->cfg.threads > 0        ? u->cfg.threads
+                 : n_cores / processes > 0 ? n_cores / processes
+                                           : 1;
     /* Spinning while waiting is faster only when every busy thread has a core of its own. */
     u->spin = u->threads * processes <= n_cores;
     snprintf(u->http, sizeof u->http, "%s", u->cfg.http);
     snprintf(u->grpc, sizeof u->grpc, "%s", u->cfg.grpc);
-    if (u->cfg.ready_file != NULL) unlink(u->cfg.ready_file); /* an old one must not be taken for ours */
+    if (u->cfg.ready_file != NULL)
+        unlink(u->cfg.ready_file); /* an old one must not be taken for ours */
 
     sigset_t set;
     sigemptyset(&set);
@@ -505,7 +613,8 @@ int cmd_up(int argc, char **argv)
         snprintf(u->nodes[i].child.name, sizeof u->nodes[i].child.name, "node-%u", i);
         u->nodes[i].child.fd = -1;
     }
-    for (unsigned i = 0; i < u->cfg.nodes && rc == ERR_OK; i++) rc = start_node(u, i, &why);
+    for (unsigned i = 0; i < u->cfg.nodes && rc == ERR_OK; i++)
+        rc = start_node(u, i, &why);
     if (rc == ERR_OK && u->cfg.nodes == 0) rc = start_coordinator(u, &why);
     if (rc != ERR_OK) {
         fprintf(stderr, "moesaic: %s\n", why.text);

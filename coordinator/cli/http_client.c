@@ -53,7 +53,8 @@ static enum err_code dial(const char *server, int *fd, char host_header[300], st
     }
     freeaddrinfo(list);
     if (*fd >= 0) return ERR_OK;
-    return err_set(why, ERR_UNAVAILABLE, "no server at %s: %s; start one with `moesaic up MODEL`", host_header, strerror(saved));
+    return err_set(why, ERR_UNAVAILABLE, "no server at %s: %s; start one with `moesaic up MODEL`",
+                   host_header, strerror(saved));
 }
 
 /* More bytes into r->in; false at the end of the stream or on an error (why is set then). */
@@ -62,17 +63,20 @@ static enum err_code more(struct reader *r, struct err *why)
     for (;;) {
         if (r->stop != NULL && *r->stop) return err_set(why, ERR_CANCELLED, "stopped");
         uint64_t now = clock_now_us();
-        if (now >= r->deadline_us) return err_set(why, ERR_TIMEOUT, "the server did not answer in time");
+        if (now >= r->deadline_us)
+            return err_set(why, ERR_TIMEOUT, "the server did not answer in time");
         struct pollfd p = {r->fd, POLLIN, 0};
         int n = poll(&p, 1, 100);
         if (n <= 0) continue;
         char chunk[16384];
         ssize_t got = read(r->fd, chunk, sizeof chunk);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return err_set(why, ERR_UNAVAILABLE, "the connection broke: %s", strerror(errno));
+        if (got < 0)
+            return err_set(why, ERR_UNAVAILABLE, "the connection broke: %s", strerror(errno));
         r->eof = got == 0;
         buf_append(&r->in, chunk, (size_t)got);
-        if (r->in.failed || r->in.len > BODY_MOST) return err_set(why, ERR_TOO_LARGE, "the answer is too large");
+        if (r->in.failed || r->in.len > BODY_MOST)
+            return err_set(why, ERR_TOO_LARGE, "the answer is too large");
         return ERR_OK;
     }
 }
@@ -122,15 +126,18 @@ static enum err_code read_head(struct reader *r, struct head *h, struct err *why
         rc = err_set(why, ERR_MISMATCH, "this is no HTTP server: %.60s", line.data);
     while (rc == ERR_OK && (rc = read_line(r, &line, why)) == ERR_OK && line.len > 0) {
         if (strncasecmp(line.data, "content-length:", 15) == 0) h->length = atoll(line.data + 15);
-        if (strncasecmp(line.data, "transfer-encoding:", 18) == 0) h->chunked = strstr(line.data, "chunked") != NULL;
-        if (strncasecmp(line.data, "content-type:", 13) == 0) h->events = strstr(line.data, "text/event-stream") != NULL;
+        if (strncasecmp(line.data, "transfer-encoding:", 18) == 0)
+            h->chunked = strstr(line.data, "chunked") != NULL;
+        if (strncasecmp(line.data, "content-type:", 13) == 0)
+            h->events = strstr(line.data, "text/event-stream") != NULL;
     }
     buf_free(&line);
     return rc;
 }
 
 /* The next piece of body into `to`; *end when there is no more. */
-static enum err_code read_piece(struct reader *r, struct head *h, struct buf *to, bool *end, struct err *why)
+static enum err_code read_piece(struct reader *r, struct head *h, struct buf *to, bool *end,
+                                struct err *why)
 {
     enum err_code rc = ERR_OK;
     if (h->chunked) {
@@ -154,17 +161,22 @@ static enum err_code read_piece(struct reader *r, struct head *h, struct buf *to
     return rc;
 }
 
-static enum err_code send_request(int fd, const char *host, const char *path, const char *body, struct err *why)
+static enum err_code send_request(int fd, const char *host, const char *path, const char *body,
+                                  struct err *why)
 {
     struct buf b = {0};
-    buf_printf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n", body != NULL ? "POST" : "GET", path, host);
+    buf_printf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n",
+               body != NULL ? "POST" : "GET", path, host);
     if (body != NULL)
-        buf_printf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(body), body);
-    else buf_puts(&b, "\r\n");
+        buf_printf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                   strlen(body), body);
+    else
+        buf_puts(&b, "\r\n");
     enum err_code rc = b.failed ? err_nomem(why, "a request") : ERR_OK;
     for (size_t done = 0; rc == ERR_OK && done < b.len;) {
         ssize_t n = send(fd, b.data + done, b.len - done, MSG_NOSIGNAL);
-        if (n < 0 && errno != EINTR) rc = err_set(why, ERR_UNAVAILABLE, "send: %s", strerror(errno));
+        if (n < 0 && errno != EINTR)
+            rc = err_set(why, ERR_UNAVAILABLE, "send: %s", strerror(errno));
         if (n > 0) done += (size_t)n;
     }
     buf_free(&b);
@@ -177,7 +189,8 @@ static bool take_events(struct buf *text, bool (*on_data)(void *, const char *, 
     for (char *end; text->len > 0 && (end = memchr(text->data, '\n', text->len)) != NULL;) {
         size_t n = (size_t)(end - text->data), skip = n + 1;
         bool go_on = true;
-        if (n > 6 && memcmp(text->data, "data: ", 6) == 0) go_on = on_data(ctx, text->data + 6, n - 6);
+        if (n > 6 && memcmp(text->data, "data: ", 6) == 0)
+            go_on = on_data(ctx, text->data + 6, n - 6);
         buf_consume(text, skip);
         if (!go_on) return false;
     }
@@ -185,8 +198,8 @@ static bool take_events(struct buf *text, bool (*on_data)(void *, const char *, 
 }
 
 enum err_code http_client_stream(const char *server, const char *path, const char *body,
-                                 bool (*on_data)(void *ctx, const char *data, size_t n), void *ctx, const volatile int *stop,
-                                 struct http_answer *out, struct err *why)
+                                 bool (*on_data)(void *ctx, const char *data, size_t n), void *ctx,
+                                 const volatile int *stop, struct http_answer *out, struct err *why)
 {
     char host[300];
     struct reader r = {.fd = -1, .deadline_us = UINT64_MAX, .stop = stop};
@@ -207,8 +220,8 @@ enum err_code http_client_stream(const char *server, const char *path, const cha
     return rc;
 }
 
-enum err_code http_client_request(const char *server, const char *path, const char *body, unsigned timeout_ms,
-                                  struct http_answer *out, struct err *why)
+enum err_code http_client_request(const char *server, const char *path, const char *body,
+                                  unsigned timeout_ms, struct http_answer *out, struct err *why)
 {
     char host[300];
     struct reader r = {.fd = -1, .deadline_us = clock_now_us() + (uint64_t)timeout_ms * 1000};
@@ -217,7 +230,8 @@ enum err_code http_client_request(const char *server, const char *path, const ch
     enum err_code rc = dial(server, &r.fd, host, why);
     if (rc == ERR_OK) rc = send_request(r.fd, host, path, body, why);
     if (rc == ERR_OK) rc = read_head(&r, &h, why);
-    for (bool end = false; rc == ERR_OK && !end;) rc = read_piece(&r, &h, &out->body, &end, why);
+    for (bool end = false; rc == ERR_OK && !end;)
+        rc = read_piece(&r, &h, &out->body, &end, why);
     out->status = h.status;
     if (r.fd >= 0) close(r.fd);
     buf_free(&r.in);

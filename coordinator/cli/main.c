@@ -16,7 +16,8 @@ static int cmd_version(int argc, char **argv)
 {
     (void)argc;
     (void)argv;
-    printf("moesaic %s (wire protocol %u, numerics %u)\n", MOESAIC_VERSION, FRAME_PROTOCOL, NUMERICS_VERSION);
+    printf("moesaic %s (wire protocol %u, numerics %u)\n", MOESAIC_VERSION, FRAME_PROTOCOL,
+           NUMERICS_VERSION);
     return 0;
 }
 
@@ -50,11 +51,14 @@ static const struct {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"Serve", "up", "MODEL", "a whole cluster on this machine", cmd_up},
-    {"Serve", "coordinator", "MODEL", "the coordinator of a cluster across machines", cmd_coordinator},
+    {"Serve", "coordinator", "MODEL", "the coordinator of a cluster across machines",
+     cmd_coordinator},
     {"Serve", "node", "MODEL", "an expert node", cmd_node},
     {"Use", "chat", "[TEXT]", "ask a running server, once or in a loop", cmd_chat},
-    {"Use", "status", "", "state of a running cluster; exit code 0 ok, 1 degraded, 2 down", cmd_status},
-    {"Use", "demo", "MODEL", "start a cluster, have a story told, show who computed what", cmd_demo},
+    {"Use", "status", "", "state of a running cluster; exit code 0 ok, 1 degraded, 2 down",
+     cmd_status},
+    {"Use", "demo", "MODEL", "start a cluster, have a story told, show who computed what",
+     cmd_demo},
     {"Models", "inspect", "MODEL", "what a model holds and what it takes", cmd_inspect},
     {"Models", "tokenize", "DIR", "texts to token ids and back, JSON lines", cmd_tokenize},
     {"Models", "template", "DIR", "render chats by a model's template, JSON lines", cmd_template},
@@ -65,19 +69,23 @@ static const struct {
 static void help(FILE *out)
 {
     const char *group = "";
-    fprintf(out, "Usage: moesaic COMMAND [OPTION...]\n"
-                 "Serves Mixture-of-Experts language models on several ordinary machines at once.\n");
+    fprintf(out,
+            "Usage: moesaic COMMAND [OPTION...]\n"
+            "Serves Mixture-of-Experts language models on several ordinary machines at once.\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
         if (strcmp(group, commands[i].group) != 0) fprintf(out, "\n%s\n", commands[i].group);
         group = commands[i].group;
         fprintf(out, "  %-12s %-8s %s\n", commands[i].name, commands[i].args, commands[i].what);
     }
-    fprintf(out, "\n`moesaic COMMAND --help` lists a command's options. First try: moesaic demo deploy/demo\n");
+    fprintf(
+        out,
+        "\n`moesaic COMMAND --help` lists a command's options. First try: moesaic demo deploy/demo\n");
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    if (argc < 2 || strcmp(argv[1], "help") == 0 || strcmp(argv[1], "--help") == 0 ||
+        strcmp(argv[1], "-h") == 0) {
         help(argc < 2 ? stderr : stdout);
         return argc < 2 ? EXIT_USAGE : 0;
     }

@@ -20,7 +20,8 @@ bool status_all_ready(const json_t *cluster)
 {
     size_t i;
     json_t *node;
-    json_array_foreach(json_object_get(cluster, "nodes"), i, node) {
+    json_array_foreach(json_object_get(cluster, "nodes"), i, node)
+    {
         if (strcmp(text(node, "state"), "ready") != 0) return false;
     }
     return true;
@@ -33,17 +34,21 @@ void status_print_nodes(const json_t *cluster)
     json_t *node;
     json_int_t rows = 0;
     json_array_foreach(nodes, i, node) rows += number(node, "rows_served");
-    printf("  %-14s %-11s %-21s %7s %9s %10s %6s %9s %17s\n", "node", "state", "address", "experts", "memory", "rows", "share",
-           "in flight", "p50 / p99");
-    json_array_foreach(nodes, i, node) {
+    printf("  %-14s %-11s %-21s %7s %9s %10s %6s %9s %17s\n", "node", "state", "address", "experts",
+           "memory", "rows", "share", "in flight", "p50 / p99");
+    json_array_foreach(nodes, i, node)
+    {
         char memory[32], trip[40] = "-";
         memory_text((uint64_t)number(node, "bytes"), memory);
         if (number(node, "round_trip_p50_us") > 0)
-            snprintf(trip, sizeof trip, "%lld / %lld us", (long long)number(node, "round_trip_p50_us"),
+            snprintf(trip, sizeof trip, "%lld / %lld us",
+                     (long long)number(node, "round_trip_p50_us"),
                      (long long)number(node, "round_trip_p99_us"));
-        printf("  %-14s %-11s %-21s %7lld %9s %10lld %5.1f%% %9lld %17s\n", text(node, "id")[0] ? text(node, "id") : "?",
-               text(node, "state"), text(node, "address"), (long long)number(node, "experts"), memory,
-               (long long)number(node, "rows_served"), rows > 0 ? 100.0 * (double)number(node, "rows_served") / (double)rows : 0.0,
+        printf("  %-14s %-11s %-21s %7lld %9s %10lld %5.1f%% %9lld %17s\n",
+               text(node, "id")[0] ? text(node, "id") : "?", text(node, "state"),
+               text(node, "address"), (long long)number(node, "experts"), memory,
+               (long long)number(node, "rows_served"),
+               rows > 0 ? 100.0 * (double)number(node, "rows_served") / (double)rows : 0.0,
                (long long)number(node, "in_flight"), trip);
     }
 }
@@ -51,8 +56,10 @@ void status_print_nodes(const json_t *cluster)
 void status_print_engine(const json_t *cluster)
 {
     const json_t *e = json_object_get(cluster, "engine");
-    printf("  running %lld, waiting %lld, cache %lld of %lld blocks; %lld prompt tokens, %lld generated; %lld rows replayed\n",
-           (long long)number(e, "running"), (long long)number(e, "waiting"), (long long)number(e, "kv_blocks_used"),
-           (long long)number(e, "kv_blocks"), (long long)number(e, "tokens_prefilled"), (long long)number(e, "tokens_decoded"),
-           (long long)number(e, "rows_replayed"));
+    printf(
+        "  running %lld, waiting %lld, cache %lld of %lld blocks; %lld prompt tokens, %lld generated; %lld rows replayed\n",
+        (long long)number(e, "running"), (long long)number(e, "waiting"),
+        (long long)number(e, "kv_blocks_used"), (long long)number(e, "kv_blocks"),
+        (long long)number(e, "tokens_prefilled"), (long long)number(e, "tokens_decoded"),
+        (long long)number(e, "rows_replayed"));
 }

@@ -62,7 +62,8 @@ bool wire_raw_round(int fd, bool spin, void *buffer, uint32_t bytes, bool last)
 bool wire_raw_echo(int fd, bool spin, void *buffer, uint32_t bytes)
 {
     do {
-        if (!receive_all(fd, spin, buffer, bytes) || !send_all(fd, spin, buffer, bytes)) return false;
+        if (!receive_all(fd, spin, buffer, bytes) || !send_all(fd, spin, buffer, bytes))
+            return false;
     } while (*(uint8_t *)buffer == 0);
     return true;
 }
@@ -107,8 +108,12 @@ static void echo_message(void *ctx, struct rpc_call *c, struct rpc_message *m)
     } else {
         rpc_message_tensor_copy(m, 0, rows, n);
         struct rpc_part part = {rows, n};
-        struct rpc_out out = {.header = header, .header_bytes = n_header, .tensor = &part, .n_parts = 1,
-                              .release = mem_free, .release_ctx = rows};
+        struct rpc_out out = {.header = header,
+                              .header_bytes = n_header,
+                              .tensor = &part,
+                              .n_parts = 1,
+                              .release = mem_free,
+                              .release_ctx = rows};
         (void)rpc_call_send(c, &out); /* false: the parent is gone, stdin tells */
     }
     rpc_message_free(m);
@@ -178,7 +183,8 @@ int wire_echo_main(bool spin, bool pin)
     unsigned tcp_port = 0;
     if (rpc_open(&r, &why) != ERR_OK) return 1;
     int fd = -1, listener = listen_on_loopback(&tcp_port), exit_code = 1;
-    if (listener < 0 || rpc_server_open(r, "127.0.0.1:0", methods, 2, &server, &why) != ERR_OK) goto out;
+    if (listener < 0 || rpc_server_open(r, "127.0.0.1:0", methods, 2, &server, &why) != ERR_OK)
+        goto out;
     printf("%u %u\n", rpc_server_port(server), tcp_port);
     fflush(stdout);
     fd = accept(listener, NULL, NULL);

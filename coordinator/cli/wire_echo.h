@@ -11,7 +11,8 @@
 #include "common/base/err.h"
 
 #define WIRE_STREAM "/moesaic.v1.ExpertService/Stream"
-#define WIRE_RAW    "/moesaic.bench.Wire/Raw" /* unary; body: u32 size. Then the server echoes raw messages up to the last */
+#define WIRE_RAW                                                                                   \
+    "/moesaic.bench.Wire/Raw" /* unary; body: u32 size. Then the server echoes raw messages up to the last */
 
 #define WIRE_SPIN_US 2000u /* in mode spin: longer than a round trip of the largest size */
 

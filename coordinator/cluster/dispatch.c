@@ -7,15 +7,17 @@
 #include "common/base/mem.h"
 #include "coordinator/cluster/dispatch_parts.h"
 
-static enum err_code check_placement(const struct dispatch *d, const struct placement *p, struct err *why)
+static enum err_code check_placement(const struct dispatch *d, const struct placement *p,
+                                     struct err *why)
 {
     const struct dispatch_shape *s = &d->shape;
     if (placement_n_layers(p) != s->n_layers || placement_n_experts(p) != s->n_experts)
-        return err_set(why, ERR_INVALID, "placement of %u layers and %u experts for a model of %u and %u",
+        return err_set(why, ERR_INVALID,
+                       "placement of %u layers and %u experts for a model of %u and %u",
                        placement_n_layers(p), placement_n_experts(p), s->n_layers, s->n_experts);
     if (placement_n_nodes(p) > d->cfg.n_nodes)
-        return err_set(why, ERR_INVALID, "placement on %u nodes, there are %u", placement_n_nodes(p),
-                       d->cfg.n_nodes);
+        return err_set(why, ERR_INVALID, "placement on %u nodes, there are %u",
+                       placement_n_nodes(p), d->cfg.n_nodes);
     return ERR_OK;
 }
 
@@ -34,11 +36,12 @@ static bool lot_init(struct lot *lot, const struct dispatch_shape *shape)
 enum err_code dispatch_open(const struct dispatch_cfg *cfg, const struct dispatch_shape *shape,
                             struct placement *placement, struct dispatch **out, struct err *why)
 {
-    if (shape->n_experts > LIMIT_EXPERTS || shape->top_k > LIMIT_TOP_K || cfg->n_nodes > LIMIT_NODES ||
-        shape->top_k > shape->n_experts || cfg->bulk_outstanding == 0 ||
-        shape->max_rows > UINT32_MAX / (LIMIT_TOP_K * 2))
-        return err_set(why, ERR_INVALID, "dispatch: %u experts, top %u, %u nodes, %u bulk pieces, %u rows",
-                       shape->n_experts, shape->top_k, cfg->n_nodes, cfg->bulk_outstanding, shape->max_rows);
+    if (shape->n_experts > LIMIT_EXPERTS || shape->top_k > LIMIT_TOP_K ||
+        cfg->n_nodes > LIMIT_NODES || shape->top_k > shape->n_experts ||
+        cfg->bulk_outstanding == 0 || shape->max_rows > UINT32_MAX / (LIMIT_TOP_K * 2))
+        return err_set(
+            why, ERR_INVALID, "dispatch: %u experts, top %u, %u nodes, %u bulk pieces, %u rows",
+            shape->n_experts, shape->top_k, cfg->n_nodes, cfg->bulk_outstanding, shape->max_rows);
     struct dispatch *d = mem_zalloc(sizeof *d);
     if (d == NULL) return err_nomem(why, "the dispatch");
     d->cfg = *cfg;
@@ -141,8 +144,8 @@ static void place_all(struct dispatch *d, enum dispatch_lane lane, uint64_t now_
 
 /* ---- lots -------------------------------------------------------------------------------------- */
 
-void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t layer, const uint16_t *experts,
-                    const bool *skip, uint32_t n_rows)
+void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t layer,
+                    const uint16_t *experts, const bool *skip, uint32_t n_rows)
 {
     assert(slot < d->shape.n_slots && layer < d->shape.n_layers && n_rows <= d->shape.max_rows);
     struct lot *lot = &d->lots[slot];
@@ -159,14 +162,16 @@ void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t
         lot->dead[row] = skip[row];
         memset(lot->flags + (size_t)row * top_k, skip[row] ? 0 : ENTRY_UNSENT, top_k);
         if (skip[row]) continue;
-        for (uint32_t k = 0; k < top_k; k++) assert(experts[(size_t)row * top_k + k] < d->shape.n_experts);
+        for (uint32_t k = 0; k < top_k; k++)
+            assert(experts[(size_t)row * top_k + k] < d->shape.n_experts);
         lot->n_unsent += top_k;
     }
     lot->n_open = lot->n_unsent;
     dispatch_place(d, lot, now_us);
 }
 
-void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t first, uint32_t n)
+void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t first,
+                        uint32_t n)
 {
     struct lot *lot = &d->lots[slot];
     if (!lot->active || lot->n_open == 0) return;
@@ -184,7 +189,8 @@ void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint
         next = l->next;
         struct step *s = LIST_OBJECT(l, struct step, in_lot);
         bool needed = false;
-        for (uint32_t i = 0; i < s->pub.n_rows && !needed; i++) needed = !lot->dead[s->pub.rows[i]];
+        for (uint32_t i = 0; i < s->pub.n_rows && !needed; i++)
+            needed = !lot->dead[s->pub.rows[i]];
         if (needed) continue;
         uint32_t node = s->pub.node;
         lot->n_open -= s->pub.n_entries;
@@ -219,8 +225,8 @@ uint32_t dispatch_n_unsent(const struct dispatch *d, uint32_t slot)
     return d->lots[slot].n_unsent;
 }
 
-bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t first, uint32_t n, uint32_t *layer,
-                          uint32_t *expert, uint32_t *n_live)
+bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t first, uint32_t n,
+                          uint32_t *layer, uint32_t *expert, uint32_t *n_live)
 {
     const struct lot *lot = &d->lots[slot];
     uint32_t top_k = d->shape.top_k;
@@ -230,7 +236,8 @@ bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t firs
         const uint16_t *nodes;
         uint32_t n_replicas = placement_replicas(d->placement, lot->layer, lot->experts[i], &nodes);
         *n_live = 0;
-        for (uint32_t r = 0; r < n_replicas; r++) *n_live += d->nodes[nodes[r]].lanes[lot->lane].up;
+        for (uint32_t r = 0; r < n_replicas; r++)
+            *n_live += d->nodes[nodes[r]].lanes[lot->lane].up;
         *layer = lot->layer;
         *expert = lot->experts[i];
         return true;
@@ -315,13 +322,15 @@ void dispatch_node_down(struct dispatch *d, uint64_t now_us, uint32_t node, enum
     struct lane *l = &d->nodes[node].lanes[lane];
     if (!l->up) return;
     l->up = false;
-    while (!list_empty(&l->sent)) take_back(d, LIST_OBJECT(l->sent.next, struct step, in_lane));
-    while (!list_empty(&l->queued)) take_back(d, LIST_OBJECT(l->queued.next, struct step, in_lane));
+    while (!list_empty(&l->sent))
+        take_back(d, LIST_OBJECT(l->sent.next, struct step, in_lane));
+    while (!list_empty(&l->queued))
+        take_back(d, LIST_OBJECT(l->queued.next, struct step, in_lane));
     place_all(d, lane, now_us);
 }
 
-enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us, struct placement *placement,
-                                     struct err *why)
+enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us,
+                                     struct placement *placement, struct err *why)
 {
     enum err_code rc = check_placement(d, placement, why);
     if (rc != ERR_OK) return rc;
@@ -337,7 +346,8 @@ enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us, struct
 }
 
 /* One lane's silent steps go elsewhere, and what is queued behind them, where there is an elsewhere. */
-static void check_silence(struct dispatch *d, uint32_t node, enum dispatch_lane lane, uint64_t now_us)
+static void check_silence(struct dispatch *d, uint32_t node, enum dispatch_lane lane,
+                          uint64_t now_us)
 {
     struct lane *l = &d->nodes[node].lanes[lane];
     bool silent = false;
@@ -368,7 +378,8 @@ void dispatch_tick(struct dispatch *d, uint64_t now_us)
     if (now_us < d->timer_us) return;
     d->timer_us = UINT64_MAX;
     for (uint32_t n = 0; n < d->cfg.n_nodes; n++)
-        for (int lane = 0; lane < DISPATCH_N_LANES; lane++) check_silence(d, n, (enum dispatch_lane)lane, now_us);
+        for (int lane = 0; lane < DISPATCH_N_LANES; lane++)
+            check_silence(d, n, (enum dispatch_lane)lane, now_us);
     for (uint32_t i = 0; i < d->shape.n_slots; i++) {
         struct lot *lot = &d->lots[i];
         if (!lot->active) continue;
@@ -414,7 +425,8 @@ void dispatch_node_stats(const struct dispatch *d, uint32_t node, struct dispatc
 {
     assert(node < d->cfg.n_nodes);
     const struct node *n = &d->nodes[node];
-    const struct lane *shown = &n->lanes[n->lanes[DISPATCH_DECODE].latency.n > 0 ? DISPATCH_DECODE : DISPATCH_BULK];
+    const struct lane *shown =
+        &n->lanes[n->lanes[DISPATCH_DECODE].latency.n > 0 ? DISPATCH_DECODE : DISPATCH_BULK];
     *out = (struct dispatch_node_stats){
         .steps = n->steps,
         .rows = n->rows,

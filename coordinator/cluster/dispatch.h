@@ -22,7 +22,7 @@ struct dispatch_cfg {
     uint32_t result_bytes;     /* of one result row */
     uint32_t piece_bytes;      /* LIMIT_PIECE_BYTES */
     uint32_t bulk_outstanding; /* LIMIT_BULK_OUTSTANDING */
-    uint64_t min_silence_us;   /* replay elsewhere after max(this, 10 x p99): 250000; bulk: 4x that */
+    uint64_t min_silence_us; /* replay elsewhere after max(this, 10 x p99): 250000; bulk: 4x that */
 };
 
 struct dispatch_step {
@@ -31,8 +31,8 @@ struct dispatch_step {
     enum dispatch_lane lane;
     uint32_t piece;
     uint64_t epoch;
-    uint32_t n_rows;             /* distinct rows sent */
-    const uint32_t *rows;        /* [n_rows] pass rows, ascending */
+    uint32_t n_rows;      /* distinct rows sent */
+    const uint32_t *rows; /* [n_rows] pass rows, ascending */
     uint32_t n_experts;
     const uint16_t *experts;     /* [n_experts] ascending */
     const uint32_t *expert_rows; /* [n_experts] */
@@ -46,11 +46,12 @@ struct dispatch_step {
 /* Per node, for the status page. */
 struct dispatch_node_stats {
     bool up[DISPATCH_N_LANES];
-    uint32_t in_flight;          /* steps */
-    uint64_t steps, rows;        /* answered: steps, result rows (= rows served) */
-    uint64_t replays_from;       /* steps taken away from this node */
+    uint32_t in_flight;    /* steps */
+    uint64_t steps, rows;  /* answered: steps, result rows (= rows served) */
+    uint64_t replays_from; /* steps taken away from this node */
     uint64_t bytes_out, bytes_in;
-    uint64_t p50_us, p99_us;     /* round trip over the last 256 decode-lane steps (bulk if there are none) */
+    uint64_t p50_us,
+        p99_us; /* round trip over the last 256 decode-lane steps (bulk if there are none) */
 };
 
 struct dispatch;
@@ -69,8 +70,9 @@ uint64_t dispatch_replays(const struct dispatch *d); /* result rows asked for ag
 
 struct dispatch_shape {
     uint32_t n_layers, n_experts, top_k;
-    uint32_t decode_slots, n_slots; /* slots below decode_slots use the decode lane, the others the bulk lane */
-    uint32_t max_rows;              /* of any pass */
+    uint32_t decode_slots,
+        n_slots;       /* slots below decode_slots use the decode lane, the others the bulk lane */
+    uint32_t max_rows; /* of any pass */
 };
 
 /* The placement is acquired; it must have the layers and experts of the shape and at most cfg->n_nodes nodes. */
@@ -80,19 +82,22 @@ void dispatch_close(struct dispatch *d);
 
 /* Begin the lot of a slot (which has none): experts [n_rows, top_k] ascending, copied; rows with skip[row] set have
  * no entries. */
-void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t layer, const uint16_t *experts,
-                    const bool *skip, uint32_t n_rows);
+void dispatch_start(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t layer,
+                    const uint16_t *experts, const bool *skip, uint32_t n_rows);
 /* Rows [first, first + n) are needed no more. Steps that serve only such rows are forgotten. */
-void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t first, uint32_t n);
+void dispatch_kill_rows(struct dispatch *d, uint64_t now_us, uint32_t slot, uint32_t first,
+                        uint32_t n);
 /* Forget the lot and its steps. */
 void dispatch_drop(struct dispatch *d, uint64_t now_us, uint32_t slot);
 
-uint32_t dispatch_n_open(const struct dispatch *d, uint32_t slot);   /* entries without an answer; 0: done */
-uint32_t dispatch_n_unsent(const struct dispatch *d, uint32_t slot); /* of these, not in a step: no node can be asked */
+uint32_t dispatch_n_open(const struct dispatch *d,
+                         uint32_t slot); /* entries without an answer; 0: done */
+uint32_t dispatch_n_unsent(const struct dispatch *d,
+                           uint32_t slot); /* of these, not in a step: no node can be asked */
 /* An expert for which the rows [first, first + n) wait unsent; false if there is none. *n_live: nodes that hold it
  * and are up (all of them refuse it), 0: none is up. */
-bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t first, uint32_t n, uint32_t *layer,
-                          uint32_t *expert, uint32_t *n_live);
+bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t first, uint32_t n,
+                          uint32_t *layer, uint32_t *expert, uint32_t *n_live);
 /* A step of the slot that was sent and not answered, NULL if there is none. */
 const struct dispatch_step *dispatch_first_sent(const struct dispatch *d, uint32_t slot);
 const struct dispatch_step *dispatch_find(const struct dispatch *d, uint64_t step);
@@ -100,10 +105,11 @@ const struct dispatch_step *dispatch_find(const struct dispatch *d, uint64_t ste
 void dispatch_reply(struct dispatch *d, uint64_t now_us, uint64_t step);
 void dispatch_failed(struct dispatch *d, uint64_t now_us, uint64_t step);
 void dispatch_node_up(struct dispatch *d, uint64_t now_us, uint32_t node, enum dispatch_lane lane);
-void dispatch_node_down(struct dispatch *d, uint64_t now_us, uint32_t node, enum dispatch_lane lane);
+void dispatch_node_down(struct dispatch *d, uint64_t now_us, uint32_t node,
+                        enum dispatch_lane lane);
 /* INVALID: not the shape of this dispatch. */
-enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us, struct placement *placement,
-                                     struct err *why);
+enum err_code dispatch_set_placement(struct dispatch *d, uint64_t now_us,
+                                     struct placement *placement, struct err *why);
 void dispatch_tick(struct dispatch *d, uint64_t now_us);
 /* When dispatch_tick has something to do; may be early. UINT64_MAX: never. */
 uint64_t dispatch_next_timer_us(const struct dispatch *d);

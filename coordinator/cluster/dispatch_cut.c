@@ -19,7 +19,8 @@ static struct lane *lane_of(const struct dispatch *d, uint32_t node, enum dispat
 
 /* The node for all unsent entries of one expert: live, not tried, not suspect if possible, then least loaded, then
  * first in the order of preference. With only_forced, experts that have several live replicas are left open. */
-static int32_t choose(struct dispatch *d, struct lot *lot, uint32_t expert, uint64_t now_us, bool only_forced)
+static int32_t choose(struct dispatch *d, struct lot *lot, uint32_t expert, uint64_t now_us,
+                      bool only_forced)
 {
     const uint16_t *nodes;
     uint32_t n = placement_replicas(d->placement, lot->layer, expert, &nodes);
@@ -34,7 +35,8 @@ static int32_t choose(struct dispatch *d, struct lot *lot, uint32_t expert, uint
         n_candidates++;
         bool suspect = now_us < lane->suspect_until_us;
         uint32_t load = lane->load + d->node_count[nodes[i]];
-        if (best != CHOICE_NONE && (suspect > best_suspect || (suspect == best_suspect && load >= best_load)))
+        if (best != CHOICE_NONE &&
+            (suspect > best_suspect || (suspect == best_suspect && load >= best_load)))
             continue;
         best = nodes[i];
         best_suspect = suspect;
@@ -56,8 +58,8 @@ static void enqueue(struct dispatch *d, struct lot *lot, struct step *s)
 
 /* One step of the n entries at `entries`, which are ascending by (expert, row); row_bits holds their rows and is
  * empty again afterwards. */
-static bool make_step(struct dispatch *d, struct lot *lot, uint32_t node, const uint32_t *entries, uint32_t n,
-                      uint32_t piece)
+static bool make_step(struct dispatch *d, struct lot *lot, uint32_t node, const uint32_t *entries,
+                      uint32_t n, uint32_t piece)
 {
     struct step *s = step_pool_acquire(&d->pool, n);
     uint32_t top_k = d->shape.top_k, n_words = (lot->n_rows + 63) / 64, n_rows = 0;
@@ -102,8 +104,8 @@ static bool make_step(struct dispatch *d, struct lot *lot, uint32_t node, const 
 }
 
 /* Of the expert that entry `i` begins: its entries, and how many of their rows the piece does not have yet. */
-static uint32_t expert_run(const struct dispatch *d, const struct lot *lot, const uint32_t *entries, uint32_t n,
-                           uint32_t i, uint32_t *new_rows)
+static uint32_t expert_run(const struct dispatch *d, const struct lot *lot, const uint32_t *entries,
+                           uint32_t n, uint32_t i, uint32_t *new_rows)
 {
     uint32_t end = i;
     *new_rows = 0;
@@ -118,8 +120,8 @@ static uint32_t expert_run(const struct dispatch *d, const struct lot *lot, cons
  *
  * An expert that is cut is read from memory once per piece, so a piece of a quarter or more ends before an expert
  * that does not fit in it as a whole. */
-static void cut_node(struct dispatch *d, struct lot *lot, uint32_t node, const uint32_t *entries, uint32_t n,
-                     uint64_t now_us)
+static void cut_node(struct dispatch *d, struct lot *lot, uint32_t node, const uint32_t *entries,
+                     uint32_t n, uint64_t now_us)
 {
     uint32_t max_rows = UINT32_MAX, max_entries = UINT32_MAX;
     if (lot->lane == DISPATCH_BULK) {
@@ -149,7 +151,8 @@ static void cut_node(struct dispatch *d, struct lot *lot, uint32_t node, const u
         rows += is_new;
     }
     ok &= make_step(d, lot, node, entries + from, n - from, piece);
-    if (!ok && lot->retry_us > now_us + DISPATCH_NOMEM_RETRY_US) lot->retry_us = now_us + DISPATCH_NOMEM_RETRY_US;
+    if (!ok && lot->retry_us > now_us + DISPATCH_NOMEM_RETRY_US)
+        lot->retry_us = now_us + DISPATCH_NOMEM_RETRY_US;
 }
 
 void dispatch_place(struct dispatch *d, struct lot *lot, uint64_t now_us)
@@ -170,12 +173,14 @@ void dispatch_place(struct dispatch *d, struct lot *lot, uint64_t now_us)
         }
 
     uint32_t end = 0;
-    for (uint32_t node = 0; node < d->cfg.n_nodes; node++) { /* node_count becomes where the node begins */
+    for (uint32_t node = 0; node < d->cfg.n_nodes;
+         node++) { /* node_count becomes where the node begins */
         uint32_t count = d->node_count[node];
         d->node_count[node] = end;
         end += count;
     }
-    for (uint32_t e = 0; e < n_experts; e++) { /* count becomes where the expert begins; node_count where it ends */
+    for (uint32_t e = 0; e < n_experts;
+         e++) { /* count becomes where the expert begins; node_count where it ends */
         if (d->count[e] == 0 || d->choice[e] < 0) continue;
         uint32_t count = d->count[e];
         d->count[e] = d->node_count[d->choice[e]];
@@ -219,12 +224,14 @@ void dispatch_pump(struct dispatch *d, uint32_t node, enum dispatch_lane lane, u
         s->pub.sent_us = now_us;
         s->timer_us = now_us + dispatch_silence_us(d, node, lane);
         if (d->timer_us > s->timer_us) d->timer_us = s->timer_us;
-        for (uint32_t i = 0; i < s->pub.n_entries; i++) lot->flags[s->pub.result_slot[i]] |= ENTRY_WAS_SENT;
+        for (uint32_t i = 0; i < s->pub.n_entries; i++)
+            lot->flags[s->pub.result_slot[i]] |= ENTRY_WAS_SENT;
         d->nodes[node].bytes_out += (uint64_t)s->pub.n_rows * d->cfg.row_bytes;
     }
 }
 
-bool dispatch_has_alternative(const struct dispatch *d, const struct lot *lot, const struct step *step)
+bool dispatch_has_alternative(const struct dispatch *d, const struct lot *lot,
+                              const struct step *step)
 {
     for (uint32_t i = 0; i < step->pub.n_experts; i++) {
         uint32_t expert = step->pub.experts[i];

@@ -16,11 +16,13 @@ struct lot {
     enum dispatch_lane lane;
     uint32_t layer, n_rows;
     uint32_t n_open, n_unsent;
-    uint16_t *experts;  /* [n_rows, top_k] */
-    uint8_t *flags;     /* [n_rows, top_k] ENTRY_ */
-    bool *dead;         /* [n_rows] */
-    uint32_t *tried;    /* [n_experts] bit i: replica i (31: it or a later one) refused or kept silent */
-    uint64_t retry_us;  /* when unsent entries are looked at again with `tried` cleared; UINT64_MAX: never */
+    uint16_t *experts; /* [n_rows, top_k] */
+    uint8_t *flags;    /* [n_rows, top_k] ENTRY_ */
+    bool *dead;        /* [n_rows] */
+    uint32_t
+        *tried; /* [n_experts] bit i: replica i (31: it or a later one) refused or kept silent */
+    uint64_t
+        retry_us; /* when unsent entries are looked at again with `tried` cleared; UINT64_MAX: never */
     struct list steps;
 };
 
@@ -47,8 +49,8 @@ struct dispatch {
     struct node *nodes; /* [n_nodes] */
     struct lot *lots;   /* [n_slots] */
     struct step_pool pool;
-    struct list out;    /* steps to hand over */
-    uint64_t timer_us;  /* nothing is due before */
+    struct list out;   /* steps to hand over */
+    uint64_t timer_us; /* nothing is due before */
     uint64_t replays;
 
     /* Scratch of dispatch_cut.c, sized at open. */
@@ -63,7 +65,8 @@ struct dispatch {
 /* Put as many unsent entries as possible into steps. */
 void dispatch_place(struct dispatch *d, struct lot *lot, uint64_t now_us);
 /* Whether each expert of the step has another live replica that was not tried yet. */
-bool dispatch_has_alternative(const struct dispatch *d, const struct lot *lot, const struct step *step);
+bool dispatch_has_alternative(const struct dispatch *d, const struct lot *lot,
+                              const struct step *step);
 /* Remember that the step's node was tried for its experts. */
 void dispatch_mark_tried(const struct dispatch *d, struct lot *lot, const struct step *step);
 /* Send queued steps of a lane as its limit allows. */

@@ -17,13 +17,14 @@ struct placement {
     uint16_t *nodes;
 };
 
-static enum err_code placement_make(uint32_t n_layers, uint32_t n_experts, uint32_t n_nodes, uint64_t epoch,
-                                    struct placement **out, struct err *why)
+static enum err_code placement_make(uint32_t n_layers, uint32_t n_experts, uint32_t n_nodes,
+                                    uint64_t epoch, struct placement **out, struct err *why)
 {
     if (n_layers > LIMIT_LAYERS || n_experts > LIMIT_EXPERTS || n_nodes > LIMIT_NODES)
-        return err_set(why, ERR_INVALID,
-                       "placement: %u layers, %u experts, %u nodes; at most %u, %u and %u are supported",
-                       n_layers, n_experts, n_nodes, LIMIT_LAYERS, LIMIT_EXPERTS, LIMIT_NODES);
+        return err_set(
+            why, ERR_INVALID,
+            "placement: %u layers, %u experts, %u nodes; at most %u, %u and %u are supported",
+            n_layers, n_experts, n_nodes, LIMIT_LAYERS, LIMIT_EXPERTS, LIMIT_NODES);
     struct placement *p = mem_zalloc(sizeof *p);
     if (p == NULL) return err_nomem(why, "a placement");
     atomic_init(&p->refs, 1);
@@ -43,7 +44,8 @@ static enum err_code placement_make(uint32_t n_layers, uint32_t n_experts, uint3
 /* Fisher-Yates with draws that depend on (seed, layer, step) alone. */
 static void draw_permutation(uint64_t seed, uint32_t layer, uint32_t n, uint16_t *perm)
 {
-    for (uint32_t i = 0; i < n; i++) perm[i] = (uint16_t)i;
+    for (uint32_t i = 0; i < n; i++)
+        perm[i] = (uint16_t)i;
     if (seed == 0) return;
     for (uint32_t i = n; i > 1; i--) {
         uint32_t draw[4];
@@ -55,11 +57,13 @@ static void draw_permutation(uint64_t seed, uint32_t layer, uint32_t n, uint16_t
     }
 }
 
-enum err_code placement_spread(uint32_t n_layers, uint32_t n_experts, uint32_t n_nodes, uint32_t replicas,
-                               uint64_t seed, struct placement **out, struct err *why)
+enum err_code placement_spread(uint32_t n_layers, uint32_t n_experts, uint32_t n_nodes,
+                               uint32_t replicas, uint64_t seed, struct placement **out,
+                               struct err *why)
 {
     if (replicas < 1 || replicas > n_nodes)
-        return err_set(why, ERR_INVALID, "placement: %u replicas of each expert need as many nodes; there are %u",
+        return err_set(why, ERR_INVALID,
+                       "placement: %u replicas of each expert need as many nodes; there are %u",
                        replicas, n_nodes);
     struct placement *p;
     enum err_code rc = placement_make(n_layers, n_experts, n_nodes, 1, &p, why);
@@ -93,8 +97,8 @@ static bool bit(const uint8_t *map, uint32_t n_experts, uint32_t layer, uint32_t
 }
 
 enum err_code placement_from_holdings(uint32_t n_layers, uint32_t n_experts, uint32_t n_nodes,
-                                      const uint8_t *const *held, uint64_t epoch, struct placement **out,
-                                      struct err *why)
+                                      const uint8_t *const *held, uint64_t epoch,
+                                      struct placement **out, struct err *why)
 {
     struct placement *p;
     enum err_code rc = placement_make(n_layers, n_experts, n_nodes, epoch, &p, why);
@@ -162,7 +166,8 @@ uint32_t placement_n_experts(const struct placement *p)
     return p->n_experts;
 }
 
-uint32_t placement_replicas(const struct placement *p, uint32_t layer, uint32_t expert, const uint16_t **nodes)
+uint32_t placement_replicas(const struct placement *p, uint32_t layer, uint32_t expert,
+                            const uint16_t **nodes)
 {
     assert(layer < p->n_layers && expert < p->n_experts);
     size_t i = (size_t)layer * p->n_experts + expert;
@@ -191,7 +196,8 @@ uint8_t *placement_node_bitmap(const struct placement *p, uint32_t node)
     return map;
 }
 
-uint32_t placement_missing(const struct placement *p, const bool *is_moe, uint32_t *layer, uint32_t *expert)
+uint32_t placement_missing(const struct placement *p, const bool *is_moe, uint32_t *layer,
+                           uint32_t *expert)
 {
     uint32_t missing = 0;
     for (uint32_t l = 0; l < p->n_layers; l++) {

@@ -43,7 +43,8 @@ struct step *step_pool_acquire(struct step_pool *p, uint32_t n_entries)
     struct step *s = p->free;
     if (s->cap < n_entries) {
         uint32_t cap = 16;
-        while (cap < n_entries) cap *= 2;
+        while (cap < n_entries)
+            cap *= 2;
         /* Four arrays of words and one of half words. */
         uint32_t *words = mem_alloc((size_t)cap * 18);
         if (words == NULL) return NULL;

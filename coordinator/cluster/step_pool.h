@@ -13,10 +13,10 @@ enum step_state { STEP_FREE, STEP_QUEUED, STEP_SENT };
 struct step {
     struct dispatch_step pub;
     enum step_state state;
-    uint64_t timer_us;     /* SENT: when its silence is too long */
-    uint32_t place;        /* in the table */
-    uint32_t cap;          /* entries that fit in `words` */
-    uint32_t *words;       /* one block for all arrays of pub */
+    uint64_t timer_us; /* SENT: when its silence is too long */
+    uint32_t place;    /* in the table */
+    uint32_t cap;      /* entries that fit in `words` */
+    uint32_t *words;   /* one block for all arrays of pub */
     struct list in_lot, in_lane, in_out;
     struct step *next_free;
 };

@@ -63,7 +63,8 @@ struct client_driver {
         bool used;
         uint64_t name;
         struct client_sequence facts;
-        struct token_mail *last; /* while `used`: room for the last event, whatever memory there is then */
+        struct token_mail
+            *last; /* while `used`: room for the last event, whatever memory there is then */
     } sequences[CLIENT_MAX_SEQUENCES];
 
     pthread_mutex_t lock; /* ready, accepting, reason */
@@ -139,8 +140,8 @@ static void on_async(uv_async_t *handle)
     }
 }
 
-enum err_code client_driver_open(uv_loop_t *loop, void (*wake)(void *ctx), void *wake_ctx, struct client_driver **out,
-                                 struct err *why)
+enum err_code client_driver_open(uv_loop_t *loop, void (*wake)(void *ctx), void *wake_ctx,
+                                 struct client_driver **out, struct err *why)
 {
     struct client_driver *c = mem_zalloc(sizeof *c);
     if (c == NULL) return err_nomem(why, "client driver");
@@ -149,7 +150,8 @@ enum err_code client_driver_open(uv_loop_t *loop, void (*wake)(void *ctx), void 
     mailbox_init(&c->to_engine);
     mailbox_init(&c->to_loop);
     pthread_mutex_init(&c->lock, NULL);
-    for (uint32_t i = 0; i < CLIENT_MAX_SEQUENCES; i++) c->entries[i].next_free = i + 1;
+    for (uint32_t i = 0; i < CLIENT_MAX_SEQUENCES; i++)
+        c->entries[i].next_free = i + 1;
     int e = uv_async_init(loop, &c->async, on_async);
     if (e != 0) {
         mem_free(c);
@@ -202,8 +204,9 @@ static void post_order(struct client_driver *c, struct order_mail *o)
     if (mailbox_post(&c->to_engine, &o->mail)) c->wake(c->wake_ctx);
 }
 
-static enum err_code service_start(void *self, const struct generation_spec *spec, generation_sink sink, void *ctx,
-                                   uint64_t *handle, struct err *why)
+static enum err_code service_start(void *self, const struct generation_spec *spec,
+                                   generation_sink sink, void *ctx, uint64_t *handle,
+                                   struct err *why)
 {
     struct client_driver *c = self;
     pthread_mutex_lock(&c->lock);
@@ -211,9 +214,11 @@ static enum err_code service_start(void *self, const struct generation_spec *spe
     char reason[REASON_MAX];
     memcpy(reason, c->reason, sizeof reason);
     pthread_mutex_unlock(&c->lock);
-    if (!accepting) return err_set(why, ERR_UNAVAILABLE, "%s", reason[0] ? reason : "the model is loading");
+    if (!accepting)
+        return err_set(why, ERR_UNAVAILABLE, "%s", reason[0] ? reason : "the model is loading");
     if (c->first_free == CLIENT_MAX_SEQUENCES)
-        return err_set(why, ERR_EXHAUSTED, "%u sequences are under way, the limit; try again later", c->active);
+        return err_set(why, ERR_EXHAUSTED, "%u sequences are under way, the limit; try again later",
+                       c->active);
     struct order_mail *o = mem_zalloc(sizeof *o), *cancel = mem_zalloc(sizeof *cancel);
     if (o != NULL) {
         o->prompt = mem_zalloc_array(spec->n_prompt, sizeof *o->prompt);
@@ -310,7 +315,8 @@ static bool service_ready(void *self, const char **reason)
 
 void client_driver_service(struct client_driver *c, struct generation_service *out)
 {
-    *out = (struct generation_service){c, service_start, service_cancel, service_pause, service_cluster, service_ready};
+    *out = (struct generation_service){
+        c, service_start, service_cancel, service_pause, service_cluster, service_ready};
 }
 
 uint32_t client_driver_active(const struct client_driver *c)
@@ -327,7 +333,8 @@ static void end_sequence(struct client_driver *c, uint32_t i)
     c->sequences[i].last = NULL;
 }
 
-unsigned client_driver_orders(struct client_driver *c, void (*take)(void *ctx, const struct client_order *o), void *ctx)
+unsigned client_driver_orders(struct client_driver *c,
+                              void (*take)(void *ctx, const struct client_order *o), void *ctx)
 {
     unsigned n = 0;
     for (struct mail *m = mailbox_take_all(&c->to_engine), *next; m != NULL; m = next, n++) {
@@ -338,13 +345,14 @@ unsigned client_driver_orders(struct client_driver *c, void (*take)(void *ctx, c
             end_sequence(c, i);
             c->sequences[i].used = true;
             c->sequences[i].name = o->order.sequence;
-            c->sequences[i].facts = (struct client_sequence){o->spec.sampling, o->spec.top_logprobs, o->spec.logprobs,
-                                                             o->spec.prompt_logprobs};
+            c->sequences[i].facts = (struct client_sequence){
+                o->spec.sampling, o->spec.top_logprobs, o->spec.logprobs, o->spec.prompt_logprobs};
             c->sequences[i].last = o->last;
             o->last = NULL;
         }
         take(ctx, &o->order);
-        if (o->order.kind == CLIENT_CANCEL && c->sequences[i].name == o->order.sequence) end_sequence(c, i);
+        if (o->order.kind == CLIENT_CANCEL && c->sequences[i].name == o->order.sequence)
+            end_sequence(c, i);
         free_order(o);
     }
     return n;
@@ -361,7 +369,8 @@ static void post_token(struct client_driver *c, struct token_mail *t)
     if (mailbox_post(&c->to_loop, &t->mail)) uv_async_send(&c->async);
 }
 
-void client_driver_post(struct client_driver *c, uint64_t sequence, const struct generation_event *ev, const struct err *why)
+void client_driver_post(struct client_driver *c, uint64_t sequence,
+                        const struct generation_event *ev, const struct err *why)
 {
     if (client_driver_find(c, sequence) == NULL) return; /* it has ended, or nobody listens */
     uint32_t i = index_of(sequence);
@@ -393,7 +402,8 @@ void client_driver_answer_cluster(struct client_driver *c, char *json)
     post_token(c, t);
 }
 
-void client_driver_set_ready(struct client_driver *c, bool ready, bool accepting, const char *reason)
+void client_driver_set_ready(struct client_driver *c, bool ready, bool accepting,
+                             const char *reason)
 {
     pthread_mutex_lock(&c->lock);
     c->ready = ready;

@@ -45,7 +45,8 @@ size_t compute_driver_bytes(const struct compute_cfg *c)
     return bytes;
 }
 
-enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_driver **out, struct err *why)
+enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_driver **out,
+                                  struct err *why)
 {
     struct compute_driver *d = mem_zalloc(sizeof *d);
     if (d == NULL) return err_nomem(why, "compute driver");
@@ -67,8 +68,9 @@ enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_
         s->max_rows = slot_rows(cfg, i);
         s->max_logits = slot_logit_rows(cfg, i);
         s->tokens = mem_zalloc_array(s->max_logits, sizeof *s->tokens);
-        rc = s->tokens == NULL ? err_nomem(why, "compute driver")
-                               : model_pass_open(cfg->model, s->max_rows, s->max_logits, &s->pass, why);
+        rc = s->tokens == NULL
+                 ? err_nomem(why, "compute driver")
+                 : model_pass_open(cfg->model, s->max_rows, s->max_logits, &s->pass, why);
     }
     if (rc != ERR_OK) {
         compute_driver_close(d);
@@ -104,28 +106,30 @@ bool compute_driver_reply_bf16(const struct compute_driver *d)
     return model_reply_bf16(d->cfg.model);
 }
 
-static void sample(struct compute_driver *d, struct slot *s, const struct engine_row *rows, uint32_t n,
-                   const struct client_driver *clients)
+static void sample(struct compute_driver *d, struct slot *s, const struct engine_row *rows,
+                   uint32_t n, const struct client_driver *clients)
 {
     uint32_t logit_row = 0, vocab = model_hparams(d->cfg.model)->vocab;
     for (uint32_t r = 0; r < n; r++) {
         if (!rows[r].wants_logits) continue;
-        const struct client_sequence *facts = rows[r].dead ? NULL : client_driver_find(clients, rows[r].sequence);
+        const struct client_sequence *facts =
+            rows[r].dead ? NULL : client_driver_find(clients, rows[r].sequence);
         struct engine_token *t = &s->tokens[logit_row];
         *t = (struct engine_token){0};
         if (facts != NULL && rows[r].samples) {
             struct sampler_pick pick;
             const float *logits = model_pass_logits(s->pass, logit_row);
-            t->bad = sampler_pick(d->cfg.kernels, logits, vocab, &facts->sampling, rows[r].output_index,
-                                  d->sampler_scratch, &pick) != 0;
+            t->bad = sampler_pick(d->cfg.kernels, logits, vocab, &facts->sampling,
+                                  rows[r].output_index, d->sampler_scratch, &pick) != 0;
             if (!t->bad) t->token = pick.token;
         }
         logit_row++;
     }
 }
 
-void compute_driver_run(struct compute_driver *d, const struct engine *e, const struct engine_job *job,
-                        const struct client_driver *clients, struct engine_event *done)
+void compute_driver_run(struct compute_driver *d, const struct engine *e,
+                        const struct engine_job *job, const struct client_driver *clients,
+                        struct engine_event *done)
 {
     struct slot *s = &d->slots[job->slot];
     uint32_t n;
@@ -133,17 +137,20 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e, const 
     assert(n <= s->max_rows);
     if (job->begin) {
         for (uint32_t r = 0; r < n; r++)
-            d->rows[r] = (struct model_row){rows[r].token, rows[r].position, rows[r].blocks, rows[r].wants_logits};
+            d->rows[r] = (struct model_row){rows[r].token, rows[r].position, rows[r].blocks,
+                                            rows[r].wants_logits};
         model_begin(s->pass, d->rows, n);
     }
-    if (job->combine_layer >= 0) model_combine(s->pass, (uint32_t)job->combine_layer, d->cfg.workers);
+    if (job->combine_layer >= 0)
+        model_combine(s->pass, (uint32_t)job->combine_layer, d->cfg.workers);
     for (int l = job->first_layer; l <= job->last_layer; l++)
         model_attention(s->pass, d->kv, (uint32_t)l, d->cfg.workers);
     if (job->head) {
         model_head(s->pass, d->cfg.workers);
         sample(d, s, rows, n, clients);
     }
-    for (uint32_t r = 0; r < n; r++) d->bad[r] = model_pass_bad_layer(s->pass, r);
+    for (uint32_t r = 0; r < n; r++)
+        d->bad[r] = model_pass_bad_layer(s->pass, r);
     *done = (struct engine_event){.kind = ENGINE_COMPUTED,
                                   .computed = {.slot = job->slot,
                                                .experts = model_pass_experts(s->pass),
@@ -151,8 +158,8 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e, const 
                                                .tokens = s->tokens}};
 }
 
-void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row, int32_t token, uint32_t n_top,
-                             struct generation_event *ev)
+void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row,
+                             int32_t token, uint32_t n_top, struct generation_event *ev)
 {
     const float *logits = model_pass_logits(d->slots[slot].pass, logit_row);
     uint32_t vocab = model_hparams(d->cfg.model)->vocab;
@@ -166,6 +173,6 @@ void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t l
     float values[LIMIT_TOP_LOGPROBS];
     sampler_top(d->cfg.kernels, logits, vocab, n_top, ids, values);
     ev->n_top = n_top;
-    for (uint32_t i = 0; i < n_top; i++) ev->top[i] = (struct generation_logprob){ids[i], values[i]};
+    for (uint32_t i = 0; i < n_top; i++)
+        ev->top[i] = (struct generation_logprob){ids[i], values[i]};
 }
-

@@ -24,20 +24,23 @@ uint32_t compute_driver_logit_rows(const struct compute_cfg *cfg);
 /* Bytes that the slots' scratch and the KV blocks take. */
 size_t compute_driver_bytes(const struct compute_cfg *cfg);
 
-enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_driver **out, struct err *why);
+enum err_code compute_driver_open(const struct compute_cfg *cfg, struct compute_driver **out,
+                                  struct err *why);
 void compute_driver_close(struct compute_driver *d);
 
 /* The pass in a slot: rows for experts, results, logits. */
 struct model_pass *compute_driver_pass(struct compute_driver *d, uint32_t slot);
 
-bool compute_driver_reply_bf16(const struct compute_driver *d); /* results of experts are bf16, else f32 */
+bool compute_driver_reply_bf16(
+    const struct compute_driver *d); /* results of experts are bf16, else f32 */
 
 /* Run a job to its end and describe that as a COMPUTED event (now_us is the caller's to set). */
-void compute_driver_run(struct compute_driver *d, const struct engine *e, const struct engine_job *job,
-                        const struct client_driver *clients, struct engine_event *done);
+void compute_driver_run(struct compute_driver *d, const struct engine *e,
+                        const struct engine_job *job, const struct client_driver *clients,
+                        struct engine_event *done);
 
 /* Fill logprob and alternatives of an event from logits of a slot: of `token`, which may be -1 (none). */
-void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row, int32_t token, uint32_t n_top,
-                             struct generation_event *ev);
+void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row,
+                             int32_t token, uint32_t n_top, struct generation_event *ev);
 
 #endif

@@ -28,7 +28,8 @@ struct engine_driver {
     struct engine_job *jobs; /* [n_slots], those with `waiting` set */
     bool *job_waiting;
     uint32_t n_slots;
-    uint64_t *unsent; /* [cap_unsent] steps that could not be sent: told to the engine after its actions */
+    uint64_t *
+        unsent; /* [cap_unsent] steps that could not be sent: told to the engine after its actions */
     size_t n_unsent, cap_unsent;
     bool is_ready, was_ready;
     struct engine_metrics published;
@@ -45,7 +46,8 @@ static void emit(struct engine_driver *d, const struct engine_action *a)
     if (!a->emit.is_prompt) {
         ev.kind = GENERATION_TOKEN;
         if (facts->logprobs)
-            compute_driver_logprobs(d->compute, a->emit.slot, a->emit.logit_row, a->emit.token, facts->top_logprobs, &ev);
+            compute_driver_logprobs(d->compute, a->emit.slot, a->emit.logit_row, a->emit.token,
+                                    facts->top_logprobs, &ev);
         client_driver_post(d->clients, a->emit.sequence, &ev, NULL);
         return;
     }
@@ -57,7 +59,8 @@ static void emit(struct engine_driver *d, const struct engine_action *a)
     }
     if (a->emit.token < 0) return;
     ev.index = a->emit.index + 1;
-    compute_driver_logprobs(d->compute, a->emit.slot, a->emit.logit_row, a->emit.token, facts->top_logprobs, &ev);
+    compute_driver_logprobs(d->compute, a->emit.slot, a->emit.logit_row, a->emit.token,
+                            facts->top_logprobs, &ev);
     client_driver_post(d->clients, a->emit.sequence, &ev, NULL);
 }
 
@@ -68,8 +71,8 @@ static void finish(struct engine_driver *d, const struct engine_action *a)
     if (a->finish.reason == ENGINE_FINISH_FAILED) {
         ev.kind = GENERATION_FAILED;
         err_set(&why, a->finish.code, "%s", a->finish.text);
-        log_warn("engine", "sequence=%llx err=%s msg=\"%s\"", (unsigned long long)a->finish.sequence,
-                 err_name(a->finish.code), a->finish.text);
+        log_warn("engine", "sequence=%llx err=%s msg=\"%s\"",
+                 (unsigned long long)a->finish.sequence, err_name(a->finish.code), a->finish.text);
     } else {
         ev.stopped_by_eos = a->finish.reason == ENGINE_FINISH_EOS;
     }
@@ -82,7 +85,8 @@ static void note_unsent(struct engine_driver *d, uint64_t step)
     if (d->n_unsent == d->cap_unsent) {
         size_t cap = d->cap_unsent > 0 ? 2 * d->cap_unsent : 16;
         uint64_t *more = mem_realloc(d->unsent, cap * sizeof *more);
-        if (more == NULL) return; /* to the engine the node is silent, then: it asks elsewhere after a while */
+        if (more == NULL)
+            return; /* to the engine the node is silent, then: it asks elsewhere after a while */
         d->unsent = more;
         d->cap_unsent = cap;
     }
@@ -120,8 +124,10 @@ static enum err_code step(struct engine_driver *d, struct engine_event *ev, stru
     if (rc != ERR_OK) return rc;
     carry_out(d, &todo);
     while (d->n_unsent > 0) { /* ends: the engine asks every replica once, then waits */
-        struct engine_event failed = {.kind = ENGINE_STEP_FAILED, .now_us = ev->now_us,
-                                      .reply = {.step = d->unsent[--d->n_unsent], .why = "could not be sent"}};
+        struct engine_event failed = {
+            .kind = ENGINE_STEP_FAILED,
+            .now_us = ev->now_us,
+            .reply = {.step = d->unsent[--d->n_unsent], .why = "could not be sent"}};
         if (engine_step(d->engine, &failed, &todo, NULL) == ERR_OK) carry_out(d, &todo);
     }
     return ERR_OK;
@@ -169,15 +175,18 @@ static void answer_cluster(struct engine_driver *d)
 {
     struct engine_stats s;
     engine_stats(d->engine, &s);
-    json_t *engine = json_pack(
-        "{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I}", "waiting", s.waiting, "running", s.running, "paused", s.paused,
-        "passes", s.passes, "passes_waiting_for_experts", s.passes_waiting_for_experts, "kv_blocks", s.kv_blocks,
-        "kv_blocks_used", s.kv_blocks_used, "preemptions", (json_int_t)s.preemptions, "tokens_prefilled",
-        (json_int_t)s.tokens_prefilled, "tokens_decoded", (json_int_t)s.tokens_decoded, "rows_replayed",
-        (json_int_t)dispatch_replays(engine_dispatch(d->engine)));
+    json_t *engine =
+        json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:I,s:I,s:I}", "waiting", s.waiting, "running",
+                  s.running, "paused", s.paused, "passes", s.passes, "passes_waiting_for_experts",
+                  s.passes_waiting_for_experts, "kv_blocks", s.kv_blocks, "kv_blocks_used",
+                  s.kv_blocks_used, "preemptions", (json_int_t)s.preemptions, "tokens_prefilled",
+                  (json_int_t)s.tokens_prefilled, "tokens_decoded", (json_int_t)s.tokens_decoded,
+                  "rows_replayed", (json_int_t)dispatch_replays(engine_dispatch(d->engine)));
     json_t *all = json_pack("{s:b,s:o*,s:o*,s:o*}", "ready", d->is_ready, "engine", engine, "nodes",
-                            node_driver_nodes_json(d->nodes), "placement", node_driver_placement_json(d->nodes));
-    if (all != NULL && !d->is_ready) json_object_set_new(all, "reasons", json_pack("[s]", d->reason));
+                            node_driver_nodes_json(d->nodes), "placement",
+                            node_driver_placement_json(d->nodes));
+    if (all != NULL && !d->is_ready)
+        json_object_set_new(all, "reasons", json_pack("[s]", d->reason));
     char *text = all != NULL ? json_to_text(all) : NULL;
     json_decref(all);
     client_driver_answer_cluster(d->clients, text);
@@ -186,14 +195,15 @@ static void answer_cluster(struct engine_driver *d)
 static void submit(struct engine_driver *d, const struct client_order *o)
 {
     const struct generation_spec *s = o->spec;
-    struct engine_event ev = {.kind = ENGINE_SUBMIT,
-                              .submit = {.sequence = o->sequence,
-                                         .prompt = s->prompt,
-                                         .n_prompt = s->n_prompt,
-                                         .max_tokens = s->max_tokens,
-                                         .ignore_eos = s->ignore_eos,
-                                         .prompt_logits = s->prompt_logprobs,
-                                         .deadline_us = o->submitted_us + (uint64_t)s->deadline_ms * 1000}};
+    struct engine_event ev = {
+        .kind = ENGINE_SUBMIT,
+        .submit = {.sequence = o->sequence,
+                   .prompt = s->prompt,
+                   .n_prompt = s->n_prompt,
+                   .max_tokens = s->max_tokens,
+                   .ignore_eos = s->ignore_eos,
+                   .prompt_logits = s->prompt_logprobs,
+                   .deadline_us = o->submitted_us + (uint64_t)s->deadline_ms * 1000}};
     struct err why;
     enum err_code rc = step(d, &ev, &why);
     if (rc == ERR_OK) return;
@@ -276,8 +286,9 @@ static void *thread_main(void *arg)
 
 static struct compute_cfg compute_cfg(const struct engine_driver_cfg *cfg)
 {
-    return (struct compute_cfg){cfg->model,          cfg->kernels,       cfg->workers,         cfg->n_kv_blocks,
-                                cfg->decode_slots, cfg->prefill_slots, cfg->max_decode_rows, cfg->chunk};
+    return (struct compute_cfg){cfg->model,           cfg->kernels,      cfg->workers,
+                                cfg->n_kv_blocks,     cfg->decode_slots, cfg->prefill_slots,
+                                cfg->max_decode_rows, cfg->chunk};
 }
 
 size_t engine_driver_bytes(const struct engine_driver_cfg *cfg)
@@ -286,7 +297,8 @@ size_t engine_driver_bytes(const struct engine_driver_cfg *cfg)
     return compute_driver_bytes(&c);
 }
 
-static enum err_code open_engine(struct engine_driver *d, struct placement *placement, struct err *why)
+static enum err_code open_engine(struct engine_driver *d, struct placement *placement,
+                                 struct err *why)
 {
     const struct engine_driver_cfg *cfg = &d->cfg;
     const struct hparams *hp = model_hparams(cfg->model);
@@ -320,8 +332,8 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
     return engine_open(&e, &d->engine, why);
 }
 
-enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc *rpc, struct engine_driver **out,
-                                 struct err *why)
+enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc *rpc,
+                                 struct engine_driver **out, struct err *why)
 {
     struct engine_driver *d = mem_zalloc(sizeof *d);
     if (d == NULL) return err_nomem(why, "engine driver");
@@ -332,7 +344,8 @@ enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc
     d->job_waiting = mem_zalloc_array(d->n_slots, sizeof *d->job_waiting);
     struct placement *placement = NULL;
     struct compute_cfg cc = compute_cfg(cfg);
-    enum err_code rc = d->jobs == NULL || d->job_waiting == NULL ? err_nomem(why, "engine driver") : ERR_OK;
+    enum err_code rc =
+        d->jobs == NULL || d->job_waiting == NULL ? err_nomem(why, "engine driver") : ERR_OK;
     if (rc == ERR_OK) rc = compute_driver_open(&cc, &d->compute, why);
     if (rc == ERR_OK) {
         struct node_driver_cfg nc = {.file = cfg->file,
@@ -369,7 +382,8 @@ void engine_driver_wake(void *self)
     rpc_wake(((struct engine_driver *)self)->rpc);
 }
 
-enum err_code engine_driver_start(struct engine_driver *d, struct client_driver *clients, struct err *why)
+enum err_code engine_driver_start(struct engine_driver *d, struct client_driver *clients,
+                                  struct err *why)
 {
     d->clients = clients;
     workers_set_pump(d->cfg.workers, pump, d);

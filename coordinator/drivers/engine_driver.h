@@ -19,22 +19,25 @@ struct engine_driver_cfg {
     const char *const *targets;
     uint32_t n_targets, replicas;
     uint64_t placement_seed;
-    uint32_t ctx, chunk, n_kv_blocks, max_waiting, max_running, max_decode_rows, decode_slots, prefill_slots;
+    uint32_t ctx, chunk, n_kv_blocks, max_waiting, max_running, max_decode_rows, decode_slots,
+        prefill_slots;
     uint32_t spin_us;
     struct metrics *metrics;
     /* Called on the engine thread. */
     void (*node_changed)(void *ctx, uint32_t node, bool usable, const char *reason);
     void (*ready_changed)(void *ctx, bool ready);
-    void (*after_poll)(void *ctx); /* after every rpc_poll, also between the tasks of a job; may be NULL */
+    void (*after_poll)(
+        void *ctx); /* after every rpc_poll, also between the tasks of a job; may be NULL */
     void *callback_ctx;
 };
 
-enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc *rpc, struct engine_driver **out,
-                                 struct err *why);
+enum err_code engine_driver_open(const struct engine_driver_cfg *cfg, struct rpc *rpc,
+                                 struct engine_driver **out, struct err *why);
 /* For client_driver_open. */
 void engine_driver_wake(void *self);
 /* Start the thread; `clients` must be open. */
-enum err_code engine_driver_start(struct engine_driver *d, struct client_driver *clients, struct err *why);
+enum err_code engine_driver_start(struct engine_driver *d, struct client_driver *clients,
+                                  struct err *why);
 /* Ask the thread to end and wait for it. Nobody may wait for a sequence any more: no event comes after this. */
 void engine_driver_stop(struct engine_driver *d);
 void engine_driver_close(struct engine_driver *d);

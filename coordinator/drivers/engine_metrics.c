@@ -11,15 +11,18 @@ static void publish_states(struct metrics *m, const struct node_driver *nodes)
     static const struct {
         const char *state;
         enum metric id;
-    } gauges[] = {{"connecting", METRIC_NODES_JOINING}, {"loading", METRIC_NODES_LOADING},   {"ready", METRIC_NODES_READY},
-                  {"suspect", METRIC_NODES_SUSPECT},    {"draining", METRIC_NODES_DRAINING}, {"refused", METRIC_NODES_DEAD}};
+    } gauges[] = {{"connecting", METRIC_NODES_JOINING}, {"loading", METRIC_NODES_LOADING},
+                  {"ready", METRIC_NODES_READY},        {"suspect", METRIC_NODES_SUSPECT},
+                  {"draining", METRIC_NODES_DRAINING},  {"refused", METRIC_NODES_DEAD}};
     unsigned counts[ARRAY_LEN(gauges)] = {0};
     for (uint32_t i = 0; i < node_driver_count(nodes); i++) {
         struct node_driver_facts f;
         node_driver_facts(nodes, i, &f);
-        for (size_t g = 0; g < ARRAY_LEN(gauges); g++) counts[g] += strcmp(f.state, gauges[g].state) == 0;
+        for (size_t g = 0; g < ARRAY_LEN(gauges); g++)
+            counts[g] += strcmp(f.state, gauges[g].state) == 0;
     }
-    for (size_t g = 0; g < ARRAY_LEN(gauges); g++) metrics_set(m, gauges[g].id, counts[g]);
+    for (size_t g = 0; g < ARRAY_LEN(gauges); g++)
+        metrics_set(m, gauges[g].id, counts[g]);
 }
 
 static void feed(struct metrics *m, enum metric id, uint64_t total, uint64_t *last)
@@ -37,7 +40,8 @@ void engine_metrics_publish(struct engine_metrics *last, struct metrics *m, cons
     engine_stats(e, &s);
     metrics_set(m, METRIC_REQUESTS_RUNNING, s.running);
     metrics_set(m, METRIC_REQUESTS_WAITING, s.waiting);
-    metrics_set(m, METRIC_KV_CACHE_USAGE, s.kv_blocks > 0 ? (double)s.kv_blocks_used / s.kv_blocks : 0);
+    metrics_set(m, METRIC_KV_CACHE_USAGE,
+                s.kv_blocks > 0 ? (double)s.kv_blocks_used / s.kv_blocks : 0);
     uint64_t steps = 0, out = 0, in = 0;
     for (uint32_t i = 0; i < node_driver_count(nodes); i++) {
         struct dispatch_node_stats n;

@@ -46,8 +46,10 @@ static enum err_code placement_now(struct node_driver *d, struct placement **out
         return placement_spread(d->hp->n_layers, d->hp->n_experts, 1, 1, 0, out, why);
     const uint8_t **held = mem_zalloc_array(d->n_nodes, sizeof *held);
     if (held == NULL) return err_nomem(why, "placement");
-    for (uint32_t i = 0; i < d->n_nodes; i++) held[i] = d->links[i] != NULL ? node_link_held(d->links[i]) : NULL;
-    enum err_code rc = placement_from_holdings(d->hp->n_layers, d->hp->n_experts, d->n_nodes, held, ++d->epoch, out, why);
+    for (uint32_t i = 0; i < d->n_nodes; i++)
+        held[i] = d->links[i] != NULL ? node_link_held(d->links[i]) : NULL;
+    enum err_code rc = placement_from_holdings(d->hp->n_layers, d->hp->n_experts, d->n_nodes, held,
+                                               ++d->epoch, out, why);
     mem_free(held);
     return rc;
 }
@@ -93,12 +95,14 @@ static void on_state(void *ctx, uint32_t node)
 
 /* ---- results ---------------------------------------------------------------------------------- */
 
-static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, const struct rpc_message *m)
+static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r,
+                      const struct rpc_message *m)
 {
     struct node_driver *d = ctx;
     const struct dispatch_step *s = engine_find_step(d->cfg.engine(d->cfg.ctx), r->step);
     struct engine_event ev = {.kind = ENGINE_REPLY, .reply = {.step = r->step, .why = ""}};
-    if (s == NULL) { /* late: it was replayed, or its pass is gone; but the node is not silent any more */
+    if (s ==
+        NULL) { /* late: it was replayed, or its pass is gone; but the node is not silent any more */
         d->cfg.event(d->cfg.ctx, &ev);
         return true;
     }
@@ -118,7 +122,8 @@ static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, co
         return false;
     uint8_t *results = model_pass_results(pass);
     for (uint32_t i = 0; i < s->n_entries; i++)
-        rpc_message_tensor_copy(m, i * row_bytes, results + s->result_slot[i] * row_bytes, row_bytes);
+        rpc_message_tensor_copy(m, i * row_bytes, results + s->result_slot[i] * row_bytes,
+                                row_bytes);
     metrics_observe(d->cfg.metrics, METRIC_EXPERT_RPC, (double)(clock_now_us() - sent_us) * 1e-6);
     d->cfg.event(d->cfg.ctx, &ev);
     return true;
@@ -133,7 +138,8 @@ static void *gather(const struct rows *in, const struct dispatch_step *s, size_t
     *bytes = (data + scales) * s->n_rows;
     uint8_t *out = mem_alloc(*bytes), *at = out;
     if (out == NULL) return NULL;
-    for (uint32_t i = 0; i < s->n_rows; i++, at += data) memcpy(at, (uint8_t *)in->data + s->rows[i] * data, data);
+    for (uint32_t i = 0; i < s->n_rows; i++, at += data)
+        memcpy(at, (uint8_t *)in->data + s->rows[i] * data, data);
     for (uint32_t i = 0; i < s->n_rows && scales > 0; i++, at += scales)
         memcpy(at, (uint8_t *)in->scales + s->rows[i] * scales, scales);
     return out;
@@ -145,7 +151,8 @@ static bool send_remote(struct node_driver *d, const struct dispatch_step *s)
     size_t bytes;
     void *tensor = gather(in, s, &bytes);
     uint32_t experts[LIMIT_EXPERTS];
-    for (uint32_t i = 0; i < s->n_experts; i++) experts[i] = s->experts[i];
+    for (uint32_t i = 0; i < s->n_experts; i++)
+        experts[i] = s->experts[i];
     struct expert_request q = {.kind = EXPERT_REQUEST_STEP,
                                .step = s->id,
                                .epoch = s->epoch,
@@ -190,7 +197,8 @@ bool node_driver_run_local(struct node_driver *d)
     if (s == NULL) return true; /* its pass is gone */
     struct model_pass *pass = compute_driver_pass(d->cfg.compute, s->slot);
     if (!reserve_entries(d, s->n_entries)) {
-        struct engine_event failed = {.kind = ENGINE_STEP_FAILED, .reply = {.step = id, .why = "no memory"}};
+        struct engine_event failed = {.kind = ENGINE_STEP_FAILED,
+                                      .reply = {.step = id, .why = "no memory"}};
         d->cfg.event(d->cfg.ctx, &failed);
         return true;
     }
@@ -201,12 +209,13 @@ bool node_driver_run_local(struct node_driver *d)
         d->out[i] = results + s->result_slot[i] * row_bytes;
     }
     for (uint32_t i = 0, at = 0; i < s->n_experts; at += s->expert_rows[i], i++)
-        d->tasks[i] = (struct expert_task){s->experts[i], s->expert_rows[i], model_pass_expert_rows(pass), d->rows + at,
-                                           d->out + at};
+        d->tasks[i] = (struct expert_task){s->experts[i], s->expert_rows[i],
+                                           model_pass_expert_rows(pass), d->rows + at, d->out + at};
     struct err why;
     struct engine_event ev = {.kind = ENGINE_REPLY, .reply = {.step = id, .why = ""}};
     /* While this computes, the pump may take events that end the pass: the step is looked up again by the engine. */
-    if (expert_store_run(d->cfg.local, s->layer, d->tasks, s->n_experts, d->cfg.workers, &why) != ERR_OK) {
+    if (expert_store_run(d->cfg.local, s->layer, d->tasks, s->n_experts, d->cfg.workers, &why) !=
+        ERR_OK) {
         ev.kind = ENGINE_STEP_FAILED;
         ev.reply.why = why.text;
     }
@@ -216,8 +225,8 @@ bool node_driver_run_local(struct node_driver *d)
 
 /* ---- life ------------------------------------------------------------------------------------- */
 
-enum err_code node_driver_open(const struct node_driver_cfg *cfg, struct node_driver **out, struct placement **placement,
-                               struct err *why)
+enum err_code node_driver_open(const struct node_driver_cfg *cfg, struct node_driver **out,
+                               struct placement **placement, struct err *why)
 {
     struct node_driver *d = mem_zalloc(sizeof *d);
     if (d == NULL) return err_nomem(why, "node driver");
@@ -257,15 +266,16 @@ enum err_code node_driver_start(struct node_driver *d, struct err *why)
     if (d->cfg.n_targets == 0) {
         d->usable[0] = true;
         for (int lane = 0; lane < DISPATCH_N_LANES; lane++) {
-            struct engine_event up = {.kind = ENGINE_NODE_UP, .node = {0, (enum dispatch_lane)lane}};
+            struct engine_event up = {.kind = ENGINE_NODE_UP,
+                                      .node = {0, (enum dispatch_lane)lane}};
             d->cfg.event(d->cfg.ctx, &up);
         }
         d->cfg.changed(d->cfg.ctx, 0, true, "");
         return ERR_OK;
     }
     struct placement *plan;
-    enum err_code rc = placement_spread(d->hp->n_layers, d->hp->n_experts, d->n_nodes, d->cfg.replicas,
-                                        d->cfg.placement_seed, &plan, why);
+    enum err_code rc = placement_spread(d->hp->n_layers, d->hp->n_experts, d->n_nodes,
+                                        d->cfg.replicas, d->cfg.placement_seed, &plan, why);
     if (rc != ERR_OK) return rc;
     for (uint32_t i = 0; i < d->n_nodes && rc == ERR_OK; i++) {
         uint8_t *assign = placement_node_bitmap(plan, i);
@@ -293,7 +303,8 @@ enum err_code node_driver_start(struct node_driver *d, struct err *why)
 void node_driver_close(struct node_driver *d)
 {
     if (d == NULL) return;
-    for (uint32_t i = 0; d->links != NULL && i < d->n_nodes; i++) node_link_close(d->links[i]);
+    for (uint32_t i = 0; d->links != NULL && i < d->n_nodes; i++)
+        node_link_close(d->links[i]);
     placement_release(d->placement);
     mem_free(d->links);
     mem_free(d->usable);
@@ -345,27 +356,47 @@ bool node_driver_complete(const struct node_driver *d, char *reason, size_t reas
     if (reason_bytes > 0) reason[0] = '\0';
     if (node_driver_unserved(d, &layer, &expert) == 0) return true;
     int len = snprintf(reason, reason_bytes, "no node holds expert %u of layer %u;", expert, layer);
-    for (uint32_t i = 0; i < d->n_nodes && d->links[i] != NULL && len > 0 && (size_t)len < reason_bytes; i++)
+    for (uint32_t i = 0;
+         i < d->n_nodes && d->links[i] != NULL && len > 0 && (size_t)len < reason_bytes; i++)
         if (!d->usable[i])
-            len += snprintf(reason + len, reason_bytes - (size_t)len, " node %u (%s) %s: %s;", i, node_link_target(d->links[i]),
-                            node_link_state_name(node_link_state(d->links[i])), node_link_reason(d->links[i]));
+            len += snprintf(reason + len, reason_bytes - (size_t)len, " node %u (%s) %s: %s;", i,
+                            node_link_target(d->links[i]),
+                            node_link_state_name(node_link_state(d->links[i])),
+                            node_link_reason(d->links[i]));
     return false;
 }
 
 void node_driver_facts(const struct node_driver *d, uint32_t node, struct node_driver_facts *out)
 {
     if (d->cfg.n_targets == 0) {
-        *out = (struct node_driver_facts){"in this process", "local", d->cfg.kernels_name, "ready",
-                                          expert_store_count(d->cfg.local), workers_count(d->cfg.workers),
-                                          expert_store_bytes(d->cfg.local), 0, 0, true, true};
+        *out = (struct node_driver_facts){"in this process",
+                                          "local",
+                                          d->cfg.kernels_name,
+                                          "ready",
+                                          expert_store_count(d->cfg.local),
+                                          workers_count(d->cfg.workers),
+                                          expert_store_bytes(d->cfg.local),
+                                          0,
+                                          0,
+                                          true,
+                                          true};
         return;
     }
     const struct node_link *l = d->links[node];
     const char *state = node_link_state_name(node_link_state(l));
-    if (node_link_state(l) == NODE_LINK_READY && !d->usable[node]) state = "suspect"; /* one lane of two is down */
-    *out = (struct node_driver_facts){node_link_target(l), node_link_id(l), node_link_kernels(l), state, node_link_n_held(l),
-                                      node_link_threads(l), node_link_bytes(l), node_link_round_trip_us(l),
-                                      node_link_bytes_per_second(l), d->usable[node], false};
+    if (node_link_state(l) == NODE_LINK_READY && !d->usable[node])
+        state = "suspect"; /* one lane of two is down */
+    *out = (struct node_driver_facts){node_link_target(l),
+                                      node_link_id(l),
+                                      node_link_kernels(l),
+                                      state,
+                                      node_link_n_held(l),
+                                      node_link_threads(l),
+                                      node_link_bytes(l),
+                                      node_link_round_trip_us(l),
+                                      node_link_bytes_per_second(l),
+                                      d->usable[node],
+                                      false};
 }
 
 json_t *node_driver_nodes_json(const struct node_driver *d)
@@ -377,12 +408,14 @@ json_t *node_driver_nodes_json(const struct node_driver *d)
         node_driver_facts(d, i, &f);
         dispatch_node_stats(engine_dispatch(d->cfg.engine(d->cfg.ctx)), i, &s);
         json_t *n = json_pack(
-            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i, "id", f.id, "state", f.state,
-            "address", f.address, "kernels", f.kernels, "threads", f.threads, "experts", f.experts, "bytes",
-            (json_int_t)f.bytes, "in_flight", s.in_flight, "rows_served", (json_int_t)s.rows, "steps", (json_int_t)s.steps,
-            "replays_from", (json_int_t)s.replays_from, "bytes_out", (json_int_t)s.bytes_out, "bytes_in",
-            (json_int_t)s.bytes_in, "round_trip_p50_us", (json_int_t)s.p50_us, "round_trip_p99_us", (json_int_t)s.p99_us,
-            "link_round_trip_us", (json_int_t)f.round_trip_us, "link_bytes_per_second", (json_int_t)f.bytes_per_second);
+            "{s:i,s:s,s:s,s:s,s:s,s:i,s:i,s:I,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "index", i,
+            "id", f.id, "state", f.state, "address", f.address, "kernels", f.kernels, "threads",
+            f.threads, "experts", f.experts, "bytes", (json_int_t)f.bytes, "in_flight", s.in_flight,
+            "rows_served", (json_int_t)s.rows, "steps", (json_int_t)s.steps, "replays_from",
+            (json_int_t)s.replays_from, "bytes_out", (json_int_t)s.bytes_out, "bytes_in",
+            (json_int_t)s.bytes_in, "round_trip_p50_us", (json_int_t)s.p50_us, "round_trip_p99_us",
+            (json_int_t)s.p99_us, "link_round_trip_us", (json_int_t)f.round_trip_us,
+            "link_bytes_per_second", (json_int_t)f.bytes_per_second);
         if (n != NULL && !f.local && !f.usable)
             json_object_set_new(n, "reason", json_string(node_link_reason(d->links[i])));
         json_array_append_new(all, n);
@@ -400,12 +433,14 @@ json_t *node_driver_placement_json(const struct node_driver *d)
             const uint16_t *nodes;
             uint32_t n = placement_replicas(d->placement, l, e, &nodes);
             json_t *list = json_array();
-            for (uint32_t i = 0; i < n; i++) json_array_append_new(list, json_integer(nodes[i]));
+            for (uint32_t i = 0; i < n; i++)
+                json_array_append_new(list, json_integer(nodes[i]));
             json_array_append_new(experts, list);
         }
         char key[16];
         snprintf(key, sizeof key, "%u", l);
         json_object_set_new(layers, key, experts);
     }
-    return json_pack("{s:I,s:o}", "epoch", (json_int_t)placement_epoch(d->placement), "layers", layers);
+    return json_pack("{s:I,s:o}", "epoch", (json_int_t)placement_epoch(d->placement), "layers",
+                     layers);
 }

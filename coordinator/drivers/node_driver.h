@@ -35,8 +35,8 @@ struct node_driver_cfg {
 };
 
 /* The placement the engine begins with (nothing held yet, or all of it locally); acquired for the caller. */
-enum err_code node_driver_open(const struct node_driver_cfg *cfg, struct node_driver **out, struct placement **placement,
-                               struct err *why);
+enum err_code node_driver_open(const struct node_driver_cfg *cfg, struct node_driver **out,
+                               struct placement **placement, struct err *why);
 /* Begin to connect; the engine must exist by now. */
 enum err_code node_driver_start(struct node_driver *d, struct err *why);
 void node_driver_close(struct node_driver *d);
@@ -61,7 +61,8 @@ json_t *node_driver_placement_json(const struct node_driver *d);
 /* What start-up measured to each node; 0 where unknown. */
 struct node_driver_facts {
     const char *address, *id, *kernels;
-    const char *state; /* connecting, refused, loading, ready, suspect (one lane is down), draining */
+    const char
+        *state; /* connecting, refused, loading, ready, suspect (one lane is down), draining */
     uint32_t experts, threads;
     uint64_t bytes, round_trip_us, bytes_per_second;
     bool usable, local;

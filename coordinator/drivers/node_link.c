@@ -13,7 +13,8 @@
 #define PING_LARGE    (256u << 10)
 #define REASON_MAX    ERR_TEXT_MAX
 #define NAME_MAX_TEXT 64
-#define SAY_AGAIN_US  60000000u /* the same complaint is logged once a minute: links come back every 2 s */
+#define SAY_AGAIN_US                                                                               \
+    60000000u /* the same complaint is logged once a minute: links come back every 2 s */
 
 /* The decode lane decides what state the node is in; the bulk lane is used while it speaks to the same process. */
 struct lane {
@@ -45,7 +46,8 @@ struct node_link {
 
 static struct lane *lane_of(struct node_link *l, const struct rpc_link *link)
 {
-    return l->lanes[DISPATCH_DECODE].link == link ? &l->lanes[DISPATCH_DECODE] : &l->lanes[DISPATCH_BULK];
+    return l->lanes[DISPATCH_DECODE].link == link ? &l->lanes[DISPATCH_DECODE]
+                                                  : &l->lanes[DISPATCH_BULK];
 }
 
 static enum dispatch_lane lane_number(const struct node_link *l, const struct lane *lane)
@@ -53,16 +55,20 @@ static enum dispatch_lane lane_number(const struct node_link *l, const struct la
     return lane == &l->lanes[DISPATCH_DECODE] ? DISPATCH_DECODE : DISPATCH_BULK;
 }
 
-bool node_link_send(struct node_link *l, enum dispatch_lane lane, const struct expert_request *q, void *tensor,
-                    size_t tensor_bytes)
+bool node_link_send(struct node_link *l, enum dispatch_lane lane, const struct expert_request *q,
+                    void *tensor, size_t tensor_bytes)
 {
     struct buf header = {0};
     struct err why;
     bool ok = frame_encode_request(q, &header, &why) == ERR_OK && l->lanes[lane].link != NULL;
     if (ok) {
         struct rpc_part part = {tensor, tensor_bytes};
-        struct rpc_out out = {header.data, header.len, tensor_bytes > 0 ? &part : NULL, tensor_bytes > 0 ? 1 : 0,
-                              tensor_bytes > 0 ? mem_free : NULL, tensor};
+        struct rpc_out out = {header.data,
+                              header.len,
+                              tensor_bytes > 0 ? &part : NULL,
+                              tensor_bytes > 0 ? 1 : 0,
+                              tensor_bytes > 0 ? mem_free : NULL,
+                              tensor};
         ok = rpc_link_send(l->lanes[lane].link, &out); /* releases the tensor, also on failure */
         if (tensor_bytes == 0) mem_free(tensor);
     } else {
@@ -78,7 +84,8 @@ bool node_link_send(struct node_link *l, enum dispatch_lane lane, const struct e
 static void copy_text(char *out, size_t cap, const char *text)
 {
     size_t n = 0;
-    for (; n + 1 < cap && text[n] != '\0'; n++) out[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
+    for (; n + 1 < cap && text[n] != '\0'; n++)
+        out[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
     out[n] = '\0';
 }
 
@@ -106,7 +113,8 @@ static void announce(struct node_link *l)
 {
     for (int i = 0; i < DISPATCH_N_LANES; i++) {
         struct lane *lane = &l->lanes[i];
-        bool up = lane->agreed && l->state == NODE_LINK_READY && lane->incarnation == l->incarnation;
+        bool up =
+            lane->agreed && l->state == NODE_LINK_READY && lane->incarnation == l->incarnation;
         if (up == lane->announced) continue;
         lane->announced = up;
         l->cfg.handlers.on_lane(l->cfg.ctx, l->cfg.node, (enum dispatch_lane)i, up);
@@ -176,10 +184,13 @@ static void send_assign(struct node_link *l)
     }
     for (uint32_t i = 0; i < l->cfg.n_layers; i++)
         maps[i] = (struct frame_bitmap){l->cfg.assign + i * l->row, l->row};
-    struct expert_request q = {.kind = EXPERT_REQUEST_ASSIGN, .assign = maps, .n_layers = l->cfg.n_layers,
+    struct expert_request q = {.kind = EXPERT_REQUEST_ASSIGN,
+                               .assign = maps,
+                               .n_layers = l->cfg.n_layers,
                                .epoch = l->cfg.hello->epoch};
     if (!node_link_send(l, DISPATCH_DECODE, &q, NULL, 0))
-        rpc_link_reset(l->lanes[DISPATCH_DECODE].link, "the assignment could not be sent"); /* tried again after the hello */
+        rpc_link_reset(l->lanes[DISPATCH_DECODE].link,
+                       "the assignment could not be sent"); /* tried again after the hello */
     mem_free(maps);
 }
 
@@ -203,7 +214,8 @@ static void look_at_holdings(struct node_link *l)
 {
     if (holds_what_it_should(l)) {
         if (l->state != NODE_LINK_READY)
-            log_info("nodes", "node=%u address=%s experts=%u msg=\"ready\"", l->cfg.node, l->target, node_link_n_held(l));
+            log_info("nodes", "node=%u address=%s experts=%u msg=\"ready\"", l->cfg.node, l->target,
+                     node_link_n_held(l));
         set_state(l, NODE_LINK_READY, "");
         measure(l);
     } else {
@@ -230,7 +242,8 @@ static void on_hello(struct node_link *l, struct lane *lane, const struct expert
         if (l->state == NODE_LINK_LOADING) send_assign(l);
     } else if (l->lanes[DISPATCH_DECODE].agreed && l->state == NODE_LINK_READY) {
         set_state(l, NODE_LINK_READY, "");
-    } else if (l->lanes[DISPATCH_DECODE].agreed && l->state == NODE_LINK_REFUSED && !l->load_failed) {
+    } else if (l->lanes[DISPATCH_DECODE].agreed && l->state == NODE_LINK_REFUSED &&
+               !l->load_failed) {
         look_at_holdings(l); /* it was this lane that had been refused */
     }
     announce(l);
@@ -257,7 +270,8 @@ static void on_open(void *ctx, struct rpc_link *link)
     enum dispatch_lane lane = lane_number(l, lane_of(l, link));
     hello.lane = lane == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK;
     struct expert_request q = {.kind = EXPERT_REQUEST_HELLO, .hello = &hello};
-    if (!node_link_send(l, lane, &q, NULL, 0)) rpc_link_reset(link, "the hello could not be sent"); /* comes again */
+    if (!node_link_send(l, lane, &q, NULL, 0))
+        rpc_link_reset(link, "the hello could not be sent"); /* comes again */
 }
 
 static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
@@ -274,12 +288,15 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
             on_hello(l, lane, r->hello);
             break;
         case EXPERT_REPLY_HOLDINGS:
-            if (lane == &l->lanes[DISPATCH_DECODE]) on_holdings(l, r);
-            else fits = false; /* it answers an assignment, and none goes out there */
+            if (lane == &l->lanes[DISPATCH_DECODE])
+                on_holdings(l, r);
+            else
+                fits = false; /* it answers an assignment, and none goes out there */
             break;
         case EXPERT_REPLY_DRAINING: /* on both lanes; told once */
             if (l->state != NODE_LINK_DRAINING) {
-                log_info("nodes", "node=%u address=%s msg=\"is ending: it gets nothing more\"", l->cfg.node, l->target);
+                log_info("nodes", "node=%u address=%s msg=\"is ending: it gets nothing more\"",
+                         l->cfg.node, l->target);
                 set_state(l, NODE_LINK_DRAINING, "the node is ending");
             }
             announce(l);
@@ -294,7 +311,8 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
         }
     }
     if (!fits) {
-        complain(l, "dropped", rc != ERR_OK ? why.text : "an answer that does not fit what was asked");
+        complain(l, "dropped",
+                 rc != ERR_OK ? why.text : "an answer that does not fit what was asked");
         rpc_link_reset(link, "an answer that does not fit");
     }
     frame_reply_free(r);
@@ -311,13 +329,16 @@ static void on_down(void *ctx, struct rpc_link *link, int grpc_status, const cha
         complain(l, "refuses us", text);
         set_state(l, NODE_LINK_REFUSED, text);
     } else if (lane == &l->lanes[DISPATCH_DECODE]) {
-        if (l->state == NODE_LINK_READY) log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
-        else if (!was_agreed) complain(l, "not reached", text);
+        if (l->state == NODE_LINK_READY)
+            log_warn("nodes", "node=%u address=%s msg=\"lost: %s\"", l->cfg.node, l->target, text);
+        else if (!was_agreed)
+            complain(l, "not reached", text);
         l->load_failed = false;
         set_state(l, NODE_LINK_CONNECTING, text);
     } else if (l->state == NODE_LINK_READY) {
         if (was_agreed)
-            log_warn("nodes", "node=%u address=%s msg=\"lost its lane for prompts: %s\"", l->cfg.node, l->target, text);
+            log_warn("nodes", "node=%u address=%s msg=\"lost its lane for prompts: %s\"",
+                     l->cfg.node, l->target, text);
         set_state(l, NODE_LINK_READY, text); /* decoding goes on; the lane comes back by itself */
     }
     announce(l);
@@ -325,7 +346,8 @@ static void on_down(void *ctx, struct rpc_link *link, int grpc_status, const cha
 
 /* ---- life ------------------------------------------------------------------------------------- */
 
-enum err_code node_link_open(const struct node_link_cfg *cfg, struct node_link **out, struct err *why)
+enum err_code node_link_open(const struct node_link_cfg *cfg, struct node_link **out,
+                             struct err *why)
 {
     struct node_link *l = mem_zalloc(sizeof *l);
     if (l == NULL) {
@@ -341,8 +363,9 @@ enum err_code node_link_open(const struct node_link_cfg *cfg, struct node_link *
     static const struct rpc_link_handlers handlers = {on_open, on_message, on_down};
     enum err_code rc = l->held == NULL ? err_nomem(why, "a node") : ERR_OK;
     for (int i = 0; i < DISPATCH_N_LANES && rc == ERR_OK; i++)
-        rc = rpc_link_open(cfg->rpc, l->target, i == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK, METHOD, &handlers, l,
-                           &l->lanes[i].link, why);
+        rc = rpc_link_open(cfg->rpc, l->target,
+                           i == DISPATCH_DECODE ? RPC_LANE_DECODE : RPC_LANE_BULK, METHOD,
+                           &handlers, l, &l->lanes[i].link, why);
     if (rc != ERR_OK) {
         node_link_close(l);
         return rc;
@@ -405,7 +428,8 @@ uint64_t node_link_bytes(const struct node_link *l)
 uint32_t node_link_n_held(const struct node_link *l)
 {
     uint32_t n = 0;
-    for (size_t i = 0; i < l->bitmap_bytes; i++) n += (uint32_t)__builtin_popcount(l->held[i]);
+    for (size_t i = 0; i < l->bitmap_bytes; i++)
+        n += (uint32_t)__builtin_popcount(l->held[i]);
     return n;
 }
 

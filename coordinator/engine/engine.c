@@ -15,26 +15,32 @@ _Static_assert(ENGINE_KV_BLOCK_TOKENS == KV_CACHE_BLOCK_TOKENS, "one block size"
 static enum err_code check_cfg(const struct engine_cfg *c, struct err *why)
 {
     if (c->n_layers == 0 || c->n_layers > LIMIT_LAYERS)
-        return err_set(why, ERR_INVALID, "engine: %u layers, 1 to %u are supported", c->n_layers, LIMIT_LAYERS);
+        return err_set(why, ERR_INVALID, "engine: %u layers, 1 to %u are supported", c->n_layers,
+                       LIMIT_LAYERS);
     if (c->ctx == 0 || c->ctx > LIMIT_CONTEXT)
-        return err_set(why, ERR_INVALID, "engine: a context of %u tokens, 1 to %u are supported", c->ctx,
-                       LIMIT_CONTEXT);
+        return err_set(why, ERR_INVALID, "engine: a context of %u tokens, 1 to %u are supported",
+                       c->ctx, LIMIT_CONTEXT);
     if (c->ctx > (uint64_t)c->n_kv_blocks * KV_CACHE_BLOCK_TOKENS)
-        return err_set(why, ERR_INVALID, "engine: a context of %u tokens needs %u KV blocks of %u tokens, there are %u",
-                       c->ctx, kv_cache_blocks(c->ctx), KV_CACHE_BLOCK_TOKENS, c->n_kv_blocks);
+        return err_set(
+            why, ERR_INVALID,
+            "engine: a context of %u tokens needs %u KV blocks of %u tokens, there are %u", c->ctx,
+            kv_cache_blocks(c->ctx), KV_CACHE_BLOCK_TOKENS, c->n_kv_blocks);
     if (c->chunk == 0 || c->max_decode_rows == 0 || c->decode_slots == 0 || c->prefill_slots == 0 ||
-        c->max_running == 0 || c->max_waiting == 0 || c->chunk > MAX_ROWS || c->max_decode_rows > MAX_ROWS ||
-        c->max_running > MAX_SEQUENCES || c->max_waiting > MAX_SEQUENCES || c->decode_slots > LIMIT_LAYERS ||
+        c->max_running == 0 || c->max_waiting == 0 || c->chunk > MAX_ROWS ||
+        c->max_decode_rows > MAX_ROWS || c->max_running > MAX_SEQUENCES ||
+        c->max_waiting > MAX_SEQUENCES || c->decode_slots > LIMIT_LAYERS ||
         c->prefill_slots > LIMIT_LAYERS)
-        return err_set(why, ERR_INVALID,
-                       "engine: chunk %u, %u decode rows, %u + %u slots, %u running, %u waiting: each must be at "
-                       "least 1 and not absurd",
-                       c->chunk, c->max_decode_rows, c->decode_slots, c->prefill_slots, c->max_running,
-                       c->max_waiting);
+        return err_set(
+            why, ERR_INVALID,
+            "engine: chunk %u, %u decode rows, %u + %u slots, %u running, %u waiting: each must be at "
+            "least 1 and not absurd",
+            c->chunk, c->max_decode_rows, c->decode_slots, c->prefill_slots, c->max_running,
+            c->max_waiting);
     if (c->n_experts == 0)
         for (uint32_t i = 0; i < c->n_layers; i++)
             if (c->is_moe[i])
-                return err_set(why, ERR_INVALID, "engine: layer %u is a MoE layer of a model with 0 experts", i);
+                return err_set(why, ERR_INVALID,
+                               "engine: layer %u is a MoE layer of a model with 0 experts", i);
     return ERR_OK;
 }
 
@@ -46,7 +52,8 @@ static enum err_code open_passes(struct engine *e, struct err *why)
     if (e->passes == NULL) return err_nomem(why, "passes");
     for (uint32_t i = 0; i < e->n_slots; i++) {
         bool is_prefill = i >= c->decode_slots;
-        enum err_code rc = pass_init(&e->passes[i], i, is_prefill ? c->chunk : c->max_decode_rows, is_prefill, why);
+        enum err_code rc = pass_init(&e->passes[i], i, is_prefill ? c->chunk : c->max_decode_rows,
+                                     is_prefill, why);
         if (rc != ERR_OK) return rc;
     }
     return ERR_OK;
@@ -59,7 +66,8 @@ static enum err_code open_actions(struct engine *e, uint32_t max_rows, struct er
     e->cap_actions = 2 * (size_t)max_rows + e->max_sequences + e->n_slots + 64;
     e->actions = mem_zalloc_array(e->cap_actions, sizeof *e->actions);
     e->texts = mem_zalloc_array(e->max_sequences, sizeof *e->texts);
-    return e->actions != NULL && e->texts != NULL ? ERR_OK : err_nomem(why, "the actions of an engine");
+    return e->actions != NULL && e->texts != NULL ? ERR_OK
+                                                  : err_nomem(why, "the actions of an engine");
 }
 
 enum err_code engine_open(const struct engine_cfg *cfg, struct engine **out, struct err *why)
@@ -135,17 +143,19 @@ void engine_close(struct engine *e)
 
 static enum err_code submit(struct engine *e, const struct engine_event *ev, struct err *why)
 {
-    uint64_t id = ev->submit.sequence, total = (uint64_t)ev->submit.n_prompt + ev->submit.max_tokens;
+    uint64_t id = ev->submit.sequence,
+             total = (uint64_t)ev->submit.n_prompt + ev->submit.max_tokens;
     if (ev->submit.n_prompt == 0) return err_set(why, ERR_INVALID, "the prompt has no tokens");
     if (total > e->cfg.ctx)
         return err_set(why, ERR_CONTEXT,
                        "prompt and output of %u + %u = %llu tokens do not fit in the context of %u",
-                       ev->submit.n_prompt, ev->submit.max_tokens, (unsigned long long)total, e->cfg.ctx);
+                       ev->submit.n_prompt, ev->submit.max_tokens, (unsigned long long)total,
+                       e->cfg.ctx);
     if (sequence_map_find(&e->sequences, id) != NULL)
         return err_set(why, ERR_INVALID, "sequence %llu is in use", (unsigned long long)id);
     if (e->scheduler.n_waiting >= e->cfg.max_waiting || e->sequences.n >= e->max_sequences)
-        return err_set(why, ERR_EXHAUSTED, "%u requests are waiting, the queue holds %u", e->scheduler.n_waiting,
-                       e->cfg.max_waiting);
+        return err_set(why, ERR_EXHAUSTED, "%u requests are waiting, the queue holds %u",
+                       e->scheduler.n_waiting, e->cfg.max_waiting);
     struct sequence *q = sequence_open(ev, e->last_age + 1);
     if (q == NULL) return err_nomem(why, "a sequence");
     e->last_age++;
@@ -182,8 +192,8 @@ static enum err_code set_paused(struct engine *e, uint64_t id, bool paused)
 static enum err_code node_event(struct engine *e, const struct engine_event *ev, struct err *why)
 {
     if (ev->node.node >= e->cfg.dispatch.n_nodes || (unsigned)ev->node.lane >= DISPATCH_N_LANES)
-        return err_set(why, ERR_INTERNAL, "node %u of %u, lane %u", ev->node.node, e->cfg.dispatch.n_nodes,
-                       (unsigned)ev->node.lane);
+        return err_set(why, ERR_INTERNAL, "node %u of %u, lane %u", ev->node.node,
+                       e->cfg.dispatch.n_nodes, (unsigned)ev->node.lane);
     if (ev->kind == ENGINE_NODE_UP)
         dispatch_node_up(e->dispatch, e->now_us, ev->node.node, ev->node.lane);
     else
@@ -223,14 +233,15 @@ static enum err_code take(struct engine *e, const struct engine_event *ev, struc
     return err_set(why, ERR_INTERNAL, "event of kind %d", (int)ev->kind);
 }
 
-enum err_code engine_step(struct engine *e, const struct engine_event *ev, struct engine_actions *todo,
-                          struct err *why)
+enum err_code engine_step(struct engine *e, const struct engine_event *ev,
+                          struct engine_actions *todo, struct err *why)
 {
     if (ev->now_us > e->now_us) e->now_us = ev->now_us;
     e->n_actions = 0;
     e->n_texts = 0;
     enum err_code rc = take(e, ev, why);
-    if (rc == ERR_OK) engine_progress(e); /* else there is nothing to do, so that a caller may look at rc alone */
+    if (rc == ERR_OK)
+        engine_progress(e); /* else there is nothing to do, so that a caller may look at rc alone */
     *todo = (struct engine_actions){.items = e->actions, .n = e->n_actions};
     return rc;
 }

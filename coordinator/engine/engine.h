@@ -32,30 +32,30 @@
 struct engine_cfg {
     uint32_t n_layers, n_experts, top_k; /* n_experts 0: dense model */
     const bool *is_moe;                  /* [n_layers], copied */
-    uint32_t ctx;                        /* most tokens of one sequence, prompt and output together */
+    uint32_t ctx; /* most tokens of one sequence, prompt and output together */
     uint32_t n_kv_blocks;
-    uint32_t chunk;                      /* most prompt rows in one prefill pass */
-    uint32_t max_decode_rows;            /* most sequences in one decode pass */
-    uint32_t prefill_logit_rows;         /* most logit rows in one prefill pass (prompt_logits); 0: chunk */
-    uint32_t decode_slots, prefill_slots;/* passes in flight; slot numbers: decode first */
-    uint32_t max_running;                /* sequences with KV at once */
-    uint32_t max_waiting;                /* then EXHAUSTED */
-    const int32_t *eos;                  /* copied */
+    uint32_t chunk;              /* most prompt rows in one prefill pass */
+    uint32_t max_decode_rows;    /* most sequences in one decode pass */
+    uint32_t prefill_logit_rows; /* most logit rows in one prefill pass (prompt_logits); 0: chunk */
+    uint32_t decode_slots, prefill_slots; /* passes in flight; slot numbers: decode first */
+    uint32_t max_running;                 /* sequences with KV at once */
+    uint32_t max_waiting;                 /* then EXHAUSTED */
+    const int32_t *eos;                   /* copied */
     uint32_t n_eos;
     struct dispatch_cfg dispatch;
-    struct placement *placement;         /* acquired */
+    struct placement *placement; /* acquired */
 };
 
 enum engine_event_kind {
     ENGINE_SUBMIT,
-    ENGINE_CANCEL,    /* sequence: no EMIT or FINISH follows */
-    ENGINE_PAUSE,     /* sequence: keep it out of decode passes */
+    ENGINE_CANCEL, /* sequence: no EMIT or FINISH follows */
+    ENGINE_PAUSE,  /* sequence: keep it out of decode passes */
     ENGINE_RESUME,
-    ENGINE_COMPUTED,  /* the job of a slot is done */
-    ENGINE_REPLY,     /* a step was answered; results already lie in the pass */
+    ENGINE_COMPUTED,    /* the job of a slot is done */
+    ENGINE_REPLY,       /* a step was answered; results already lie in the pass */
     ENGINE_STEP_FAILED, /* a step was refused or could not be sent: ask another replica */
-    ENGINE_NODE_UP,   /* node, lane: stream open, hello agreed */
-    ENGINE_NODE_DOWN, /* node, lane */
+    ENGINE_NODE_UP,     /* node, lane: stream open, hello agreed */
+    ENGINE_NODE_DOWN,   /* node, lane */
     ENGINE_PLACEMENT, /* a new placement, for passes that begin from now on; waiting steps look again */
     ENGINE_TICK,      /* time passes; see engine_next_timer_us */
 };
@@ -75,14 +75,15 @@ struct engine_event {
             const int32_t *prompt; /* copied */
             uint32_t n_prompt, max_tokens;
             bool ignore_eos;
-            bool prompt_logits;    /* every prompt row wants logits (EMIT with is_prompt) */
-            uint64_t deadline_us;  /* absolute */
+            bool prompt_logits;   /* every prompt row wants logits (EMIT with is_prompt) */
+            uint64_t deadline_us; /* absolute */
         } submit;
-        uint64_t sequence;         /* CANCEL, PAUSE, RESUME */
+        uint64_t sequence; /* CANCEL, PAUSE, RESUME */
         struct {
             uint32_t slot;
-            const uint16_t *experts;           /* [rows, top_k] ascending, after a MoE layer's attention */
-            const int *bad_layer;              /* [rows] -1, or the layer whose values were not finite; may be NULL */
+            const uint16_t *experts; /* [rows, top_k] ascending, after a MoE layer's attention */
+            const int
+                *bad_layer; /* [rows] -1, or the layer whose values were not finite; may be NULL */
             const struct engine_token *tokens; /* [logit rows], after a head */
         } computed;
         struct {
@@ -104,16 +105,17 @@ struct engine_row {
     uint32_t position;
     const uint32_t *blocks; /* of its sequence; valid while the pass lives */
     bool wants_logits;
-    bool samples;           /* its token continues the sequence (else: prompt logits only) */
-    uint32_t output_index;  /* of the token it samples */
-    bool dead;              /* its sequence has left: results are not needed, experts and tokens not looked at */
+    bool samples;          /* its token continues the sequence (else: prompt logits only) */
+    uint32_t output_index; /* of the token it samples */
+    bool dead; /* its sequence has left: results are not needed, experts and tokens not looked at */
 };
 
 struct engine_job {
     uint32_t slot;
-    bool begin;          /* load the rows first */
-    int combine_layer;   /* -1: none */
-    int first_layer, last_layer; /* attention of these; only the last may be MoE. first > last: none */
+    bool begin;        /* load the rows first */
+    int combine_layer; /* -1: none */
+    int first_layer,
+        last_layer; /* attention of these; only the last may be MoE. first > last: none */
     bool head;
 };
 
@@ -129,9 +131,11 @@ struct engine_action {
         struct {
             uint64_t sequence;
             uint32_t slot, row, logit_row; /* logits lie in this slot until the next engine_step */
-            bool is_prompt;    /* logits of prompt position `index`: they give the logprob of prompt token index + 1 */
-            uint32_t index;    /* prompt position, or number of the output token */
-            int32_t token;     /* the output token; for is_prompt the prompt token index + 1, -1 if there is none */
+            bool
+                is_prompt; /* logits of prompt position `index`: they give the logprob of prompt token index + 1 */
+            uint32_t index; /* prompt position, or number of the output token */
+            int32_t
+                token; /* the output token; for is_prompt the prompt token index + 1, -1 if there is none */
         } emit;
         struct {
             uint64_t sequence;
@@ -157,7 +161,8 @@ void engine_close(struct engine *e);
  * INVALID; nothing changed then. Other events answer ERR_OK, or INTERNAL/EXHAUSTED when memory is short and the
  * event could not be taken (it may be given again), INVALID for a placement of another shape. A refused event has no
  * actions. In one list an EMIT comes before the COMPUTE that begins the next pass in its slot. */
-enum err_code engine_step(struct engine *e, const struct engine_event *ev, struct engine_actions *todo, struct err *why);
+enum err_code engine_step(struct engine *e, const struct engine_event *ev,
+                          struct engine_actions *todo, struct err *why);
 
 /* When a TICK is due; UINT64_MAX: none. */
 uint64_t engine_next_timer_us(const struct engine *e);

@@ -11,7 +11,8 @@
 #define ENGINE_TEXT_MAX 192u
 
 struct engine {
-    struct engine_cfg cfg; /* is_moe and eos: own copies; placement: not used, the dispatch has it */
+    struct engine_cfg
+        cfg; /* is_moe and eos: own copies; placement: not used, the dispatch has it */
     bool *is_moe;
     int32_t *eos;
     uint32_t n_slots, max_sequences;

@@ -12,7 +12,8 @@ enum err_code kv_cache_init(struct kv_cache *c, uint32_t n_blocks, struct err *w
         kv_cache_deinit(c);
         return err_nomem(why, "the KV block table");
     }
-    for (uint32_t i = 0; i < n_blocks; i++) c->free[i] = n_blocks - 1 - i; /* block 0 goes first */
+    for (uint32_t i = 0; i < n_blocks; i++)
+        c->free[i] = n_blocks - 1 - i; /* block 0 goes first */
     c->n_free = n_blocks;
     return ERR_OK;
 }
@@ -48,12 +49,14 @@ void kv_cache_release(struct kv_cache *c, uint32_t block)
 uint32_t kv_cache_grow(struct kv_cache *c, uint32_t *table, uint32_t *n_blocks, uint32_t n_tokens)
 {
     uint32_t need = kv_cache_blocks(n_tokens);
-    while (*n_blocks < need && kv_cache_acquire(c, &table[*n_blocks])) (*n_blocks)++;
+    while (*n_blocks < need && kv_cache_acquire(c, &table[*n_blocks]))
+        (*n_blocks)++;
     return *n_blocks >= need ? n_tokens : *n_blocks * KV_CACHE_BLOCK_TOKENS;
 }
 
 void kv_cache_clear(struct kv_cache *c, const uint32_t *table, uint32_t *n_blocks)
 {
-    for (uint32_t i = *n_blocks; i > 0; i--) kv_cache_release(c, table[i - 1]);
+    for (uint32_t i = *n_blocks; i > 0; i--)
+        kv_cache_release(c, table[i - 1]);
     *n_blocks = 0;
 }

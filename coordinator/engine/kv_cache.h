@@ -13,7 +13,8 @@
 
 struct kv_cache {
     uint32_t n_blocks, n_free;
-    uint32_t *free; /* [n_free] a stack: the block freed last is the one most likely in the caches of the machine */
+    uint32_t *
+        free; /* [n_free] a stack: the block freed last is the one most likely in the caches of the machine */
     uint32_t *refs; /* [n_blocks] 0: free */
 };
 

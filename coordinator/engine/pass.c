@@ -3,13 +3,15 @@
 #include "common/base/check.h"
 #include "common/base/mem.h"
 
-enum err_code pass_init(struct pass *p, uint32_t slot, uint32_t cap, bool is_prefill, struct err *why)
+enum err_code pass_init(struct pass *p, uint32_t slot, uint32_t cap, bool is_prefill,
+                        struct err *why)
 {
     *p = (struct pass){.slot = slot, .cap = cap, .is_prefill = is_prefill};
     p->rows = mem_zalloc_array((size_t)cap + 1, sizeof *p->rows);
     p->parts = mem_zalloc_array((size_t)cap + 1, sizeof *p->parts);
     p->skip = mem_zalloc_array((size_t)cap + 1, sizeof *p->skip);
-    if (p->rows == NULL || p->parts == NULL || p->skip == NULL) return err_nomem(why, "the rows of a pass");
+    if (p->rows == NULL || p->parts == NULL || p->skip == NULL)
+        return err_nomem(why, "the rows of a pass");
     return ERR_OK;
 }
 
@@ -67,12 +69,14 @@ void pass_add(struct pass *p, struct sequence *s, uint32_t n)
     }
 }
 
-bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer, struct engine_job *job)
+bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer,
+                   struct engine_job *job)
 {
     uint32_t first = p->next_layer, last = first;
     bool to_end = true;
     if (first < n_layers) {
-        while (last + 1 < n_layers && !is_moe[last]) last++;
+        while (last + 1 < n_layers && !is_moe[last])
+            last++;
         to_end = !is_moe[last];
     }
     if (first == n_layers && p->n_logit_rows == 0) return false;
@@ -93,5 +97,6 @@ void pass_find_skips(struct pass *p)
 {
     /* The experts of a last layer's rows without logits could be left out too; they are not, so that rows served add up to
      * tokens x layers x top_k and an operator can check that. */
-    for (uint32_t i = 0; i < p->n_rows; i++) p->skip[i] = p->rows[i].dead;
+    for (uint32_t i = 0; i < p->n_rows; i++)
+        p->skip[i] = p->rows[i].dead;
 }

@@ -31,14 +31,15 @@ struct pass {
     uint32_t slot, cap;
     bool is_prefill;
     uint32_t n_rows, n_parts, n_live_parts, n_logit_rows;
-    struct engine_row *rows;   /* [cap] */
-    struct pass_part *parts;   /* [cap] */
-    bool *skip;                /* [cap] scratch: rows without experts in this layer */
-    uint32_t next_layer;       /* first layer that did not run */
-    struct engine_job job;     /* the last one named */
+    struct engine_row *rows; /* [cap] */
+    struct pass_part *parts; /* [cap] */
+    bool *skip;              /* [cap] scratch: rows without experts in this layer */
+    uint32_t next_layer;     /* first layer that did not run */
+    struct engine_job job;   /* the last one named */
 };
 
-enum err_code pass_init(struct pass *p, uint32_t slot, uint32_t cap, bool is_prefill, struct err *why);
+enum err_code pass_init(struct pass *p, uint32_t slot, uint32_t cap, bool is_prefill,
+                        struct err *why);
 void pass_deinit(struct pass *p);
 
 /* An empty pass, before rows are added. */
@@ -51,7 +52,8 @@ bool pass_wants_logits(const struct sequence *s, uint32_t i);
 
 /* Name the next job: the combine of combine_layer (-1: none), dense layers in one go up to the next MoE layer or the
  * end, the head. False: nothing is left to compute, because no row wants logits. */
-bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer, struct engine_job *job);
+bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer,
+                   struct engine_job *job);
 
 /* Fill skip for the experts of a layer: dead rows. */
 void pass_find_skips(struct pass *p);

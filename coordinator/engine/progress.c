@@ -49,8 +49,10 @@ void engine_leave(struct engine *e, struct sequence *q)
     struct pass_part *part = &p->parts[q->part];
     part->dead = true;
     p->n_live_parts--;
-    for (uint32_t i = part->first; i < part->first + part->n; i++) p->rows[i].dead = true;
-    if (p->state == PASS_COMPUTING) return; /* the job reads the rows: what is due is done when it ends */
+    for (uint32_t i = part->first; i < part->first + part->n; i++)
+        p->rows[i].dead = true;
+    if (p->state == PASS_COMPUTING)
+        return; /* the job reads the rows: what is due is done when it ends */
     if (p->n_live_parts == 0)
         drop_pass(e, p);
     else
@@ -87,31 +89,38 @@ static void fail_in_pass(struct engine *e, struct sequence *q, double waited_s)
     const struct pass_part *part = &p->parts[q->part];
     uint32_t layer, expert, n_live;
     if (p->state == PASS_COMPUTING) {
-        engine_fail(e, q, ERR_TIMEOUT, "the deadline passed after %.1f s, while layers %d to %d were computed",
+        engine_fail(e, q, ERR_TIMEOUT,
+                    "the deadline passed after %.1f s, while layers %d to %d were computed",
                     waited_s, p->job.first_layer, p->job.last_layer);
         return;
     }
-    if (dispatch_find_unsent(e->dispatch, p->slot, part->first, part->n, &layer, &expert, &n_live) ||
+    if (dispatch_find_unsent(e->dispatch, p->slot, part->first, part->n, &layer, &expert,
+                             &n_live) ||
         dispatch_find_unsent(e->dispatch, p->slot, 0, p->n_rows, &layer, &expert, &n_live)) {
         if (n_live == 0)
-            engine_fail(e, q, ERR_UNAVAILABLE,
-                        "no node holds expert %u of layer %u at the moment; the deadline passed after %.1f s",
-                        expert, layer, waited_s);
+            engine_fail(
+                e, q, ERR_UNAVAILABLE,
+                "no node holds expert %u of layer %u at the moment; the deadline passed after %.1f s",
+                expert, layer, waited_s);
         else
-            engine_fail(e, q, ERR_UNAVAILABLE,
-                        "expert %u of layer %u is refused by all nodes that hold it (%u); the deadline passed "
-                        "after %.1f s",
-                        expert, layer, n_live, waited_s);
+            engine_fail(
+                e, q, ERR_UNAVAILABLE,
+                "expert %u of layer %u is refused by all nodes that hold it (%u); the deadline passed "
+                "after %.1f s",
+                expert, layer, n_live, waited_s);
         return;
     }
     const struct dispatch_step *s = dispatch_first_sent(e->dispatch, p->slot);
     if (s != NULL)
-        engine_fail(e, q, ERR_TIMEOUT,
-                    "the deadline passed after %.1f s, while waiting for node %u to compute experts of layer %u",
-                    waited_s, s->node, s->layer);
+        engine_fail(
+            e, q, ERR_TIMEOUT,
+            "the deadline passed after %.1f s, while waiting for node %u to compute experts of layer %u",
+            waited_s, s->node, s->layer);
     else
-        engine_fail(e, q, ERR_TIMEOUT,
-                    "the deadline passed after %.1f s, while waiting behind the work of other requests", waited_s);
+        engine_fail(
+            e, q, ERR_TIMEOUT,
+            "the deadline passed after %.1f s, while waiting behind the work of other requests",
+            waited_s);
 }
 
 static void fail_late(struct engine *e, struct sequence *q)
@@ -120,15 +129,17 @@ static void fail_late(struct engine *e, struct sequence *q)
     if (q->state == SEQUENCE_IN_PASS)
         fail_in_pass(e, q, waited_s);
     else if (q->state == SEQUENCE_WAITING)
-        engine_fail(e, q, ERR_TIMEOUT, "the deadline passed after %.1f s, while waiting in the queue%s", waited_s,
+        engine_fail(e, q, ERR_TIMEOUT,
+                    "the deadline passed after %.1f s, while waiting in the queue%s", waited_s,
                     q->was_preempted ? " for memory" : "");
     else if (q->paused)
-        engine_fail(e, q, ERR_TIMEOUT, "the deadline passed after %.1f s, while the reader was not reading",
-                    waited_s);
-    else
         engine_fail(e, q, ERR_TIMEOUT,
-                    "the deadline passed after %.1f s, while waiting for a turn with %u of %u tokens computed",
-                    waited_s, q->n_kv, q->n_tokens);
+                    "the deadline passed after %.1f s, while the reader was not reading", waited_s);
+    else
+        engine_fail(
+            e, q, ERR_TIMEOUT,
+            "the deadline passed after %.1f s, while waiting for a turn with %u of %u tokens computed",
+            waited_s, q->n_kv, q->n_tokens);
 }
 
 static void check_deadlines(struct engine *e)
@@ -156,8 +167,8 @@ static bool is_eos(const struct engine *e, int32_t token)
     return false;
 }
 
-static void emit(struct engine *e, const struct pass *p, uint32_t row, uint32_t logit_row, bool is_prompt,
-                 uint32_t index, int32_t token)
+static void emit(struct engine *e, const struct pass *p, uint32_t row, uint32_t logit_row,
+                 bool is_prompt, uint32_t index, int32_t token)
 {
     struct engine_action *a = push(e, ENGINE_ACT_EMIT);
     a->emit.sequence = p->rows[row].sequence;
@@ -170,8 +181,8 @@ static void emit(struct engine *e, const struct pass *p, uint32_t row, uint32_t 
 }
 
 /* One row that wanted logits; the sequence may end with it. */
-static void take_token(struct engine *e, const struct pass *p, struct sequence *q, uint32_t row, uint32_t logit_row,
-                       const struct engine_token *t)
+static void take_token(struct engine *e, const struct pass *p, struct sequence *q, uint32_t row,
+                       uint32_t logit_row, const struct engine_token *t)
 {
     const struct engine_row *r = &p->rows[row];
     if (t->bad) {
@@ -237,8 +248,8 @@ void engine_computed(struct engine *e, struct pass *p, const struct engine_event
         struct pass_part *part = &p->parts[i];
         for (uint32_t row = part->first; row < part->first + part->n && !part->dead; row++) {
             if (bad_layer[row] >= 0)
-                engine_fail(e, part->sequence, ERR_INTERNAL, "not finite at layer %d (position %u)", bad_layer[row],
-                            p->rows[row].position);
+                engine_fail(e, part->sequence, ERR_INTERNAL, "not finite at layer %d (position %u)",
+                            bad_layer[row], p->rows[row].position);
         }
     }
     int last = p->job.last_layer;
@@ -247,7 +258,8 @@ void engine_computed(struct engine *e, struct pass *p, const struct engine_event
         drop_pass(e, p);
     } else if (is_moe) {
         pass_find_skips(p);
-        dispatch_start(e->dispatch, e->now_us, p->slot, (uint32_t)last, ev->computed.experts, p->skip, p->n_rows);
+        dispatch_start(e->dispatch, e->now_us, p->slot, (uint32_t)last, ev->computed.experts,
+                       p->skip, p->n_rows);
         p->state = PASS_WAITING_FOR_REPLIES;
     } else {
         end_pass(e, p, ev->computed.tokens);
@@ -279,7 +291,8 @@ static void tell_sends(struct engine *e)
     while (dispatch_has_sends(e->dispatch)) {
         if (e->n_actions == e->cap_actions) {
             struct engine_action *more = mem_realloc(e->actions, 2 * e->cap_actions * sizeof *more);
-            if (more == NULL) return; /* the rest is told after the next event; engine_next_timer_us says so */
+            if (more == NULL)
+                return; /* the rest is told after the next event; engine_next_timer_us says so */
             e->actions = more;
             e->cap_actions *= 2;
         }
@@ -291,7 +304,8 @@ void engine_progress(struct engine *e)
 {
     dispatch_tick(e->dispatch, e->now_us);
     check_deadlines(e);
-    for (uint32_t i = 0; i < e->n_slots; i++) advance(e, &e->passes[i]);
+    for (uint32_t i = 0; i < e->n_slots; i++)
+        advance(e, &e->passes[i]);
     begin_passes(e);
     tell_sends(e);
 }

@@ -65,7 +65,8 @@ static void preempt(struct scheduler *s, struct sequence *q)
     q->was_preempted = true;
     /* In order of age: the front, unless older ones were preempted before. */
     struct list *where = &s->waiting;
-    while (where->next != &s->waiting && at(where->next)->age < q->age) where = where->next;
+    while (where->next != &s->waiting && at(where->next)->age < q->age)
+        where = where->next;
     list_insert_after(where, &q->link);
     s->n_waiting++;
     s->preemptions++;
@@ -84,7 +85,8 @@ static bool preempt_for(struct scheduler *s, const struct sequence *q)
     /* Older ones that nobody reads at the moment: else a stopped reader could stop everybody. */
     for (struct list *l = s->running.prev; l != &s->running; l = l->prev) {
         struct sequence *victim = at(l);
-        if (victim->age >= q->age || !victim->paused || victim->state != SEQUENCE_READY || victim->n_blocks == 0)
+        if (victim->age >= q->age || !victim->paused || victim->state != SEQUENCE_READY ||
+            victim->n_blocks == 0)
             continue;
         preempt(s, victim);
         return true;
@@ -120,7 +122,8 @@ static void check_starved(struct scheduler *s)
     if (s->starved_age == UINT64_MAX) return;
     for (struct list *l = s->running.next; l != &s->running; l = l->next) {
         const struct sequence *q = at(l);
-        if (q->age == s->starved_age && is_idle(q) && !(q->paused && q->state == SEQUENCE_READY)) return;
+        if (q->age == s->starved_age && is_idle(q) && !(q->paused && q->state == SEQUENCE_READY))
+            return;
     }
     s->starved_age = UINT64_MAX;
 }
@@ -143,7 +146,8 @@ static void fill_decode(struct scheduler *s, struct pass *p, uint64_t after, uin
 /* ---- prefill ----------------------------------------------------------------------------------- */
 
 /* Of the next tokens of q, at most n, how many may enter with the logit rows that are left. */
-static uint32_t limit_logits(const struct scheduler *s, const struct pass *p, const struct sequence *q, uint32_t n)
+static uint32_t limit_logits(const struct scheduler *s, const struct pass *p,
+                             const struct sequence *q, uint32_t n)
 {
     uint32_t left = s->prefill_logit_rows - p->n_logit_rows;
     for (uint32_t i = 0; i < n; i++) {
@@ -154,7 +158,8 @@ static uint32_t limit_logits(const struct scheduler *s, const struct pass *p, co
 }
 
 /* Rows of q that this pass has room for, blocks aside. */
-static uint32_t next_chunk(const struct scheduler *s, const struct pass *p, const struct sequence *q)
+static uint32_t next_chunk(const struct scheduler *s, const struct pass *p,
+                           const struct sequence *q)
 {
     uint32_t n = q->n_tokens - q->n_kv;
     if (n > p->cap - p->n_rows) n = p->cap - p->n_rows;
@@ -173,7 +178,8 @@ static void fill_prefill(struct scheduler *s, struct pass *p)
         if (n > 0) pass_add(p, q, n);
     }
     if (s->starved_age != UINT64_MAX) return;
-    for (struct list *l = s->waiting.next, *next; l != &s->waiting && p->n_rows < p->cap; l = next) {
+    for (struct list *l = s->waiting.next, *next; l != &s->waiting && p->n_rows < p->cap;
+         l = next) {
         next = l->next;
         struct sequence *q = at(l);
         if (q->paused && sequence_n_output(q) > 0) continue; /* it would only sample again */
@@ -186,7 +192,8 @@ static void fill_prefill(struct scheduler *s, struct pass *p)
         list_remove(&q->link);
         s->n_waiting--;
         struct list *where = s->running.prev;
-        while (where != &s->running && at(where)->age > q->age) where = where->prev;
+        while (where != &s->running && at(where)->age > q->age)
+            where = where->prev;
         list_insert_after(where, &q->link);
         s->n_running++;
         q->state = SEQUENCE_PREFILL;

@@ -14,10 +14,12 @@
 
 struct scheduler {
     struct kv_cache kv;
-    struct list waiting, running; /* both in order of age, except that a paused sequence may be passed over */
+    struct list waiting,
+        running; /* both in order of age, except that a paused sequence may be passed over */
     uint32_t n_waiting, n_running;
     uint32_t max_running, chunk, max_decode_rows, prefill_logit_rows;
-    uint64_t starved_age;   /* sequences younger than this stay out of passes; UINT64_MAX: none starves */
+    uint64_t
+        starved_age; /* sequences younger than this stay out of passes; UINT64_MAX: none starves */
     uint64_t decode_cursor; /* age of the last sequence that got a decode row, when not all fit */
     uint64_t preemptions;
 };

@@ -51,7 +51,8 @@ static uint32_t hash(uint64_t id)
 enum err_code sequence_map_init(struct sequence_map *m, uint32_t max, struct err *why)
 {
     uint32_t n = 16;
-    while (n / 2 < max) n *= 2;
+    while (n / 2 < max)
+        n *= 2;
     *m = (struct sequence_map){.mask = n - 1};
     m->slots = mem_zalloc_array(n, sizeof *m->slots);
     if (m->slots == NULL) return err_nomem(why, "the table of sequences");
@@ -67,7 +68,8 @@ void sequence_map_deinit(struct sequence_map *m)
 static uint32_t place_of(const struct sequence_map *m, uint64_t id)
 {
     uint32_t i = hash(id) & m->mask;
-    while (m->slots[i] != NULL && m->slots[i]->id != id) i = (i + 1) & m->mask;
+    while (m->slots[i] != NULL && m->slots[i]->id != id)
+        i = (i + 1) & m->mask;
     return i;
 }
 

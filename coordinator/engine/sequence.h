@@ -14,7 +14,13 @@
 #include "coordinator/cluster/list.h"
 #include "coordinator/engine/engine.h"
 
-enum sequence_state { SEQUENCE_WAITING, SEQUENCE_PREFILL, SEQUENCE_READY, SEQUENCE_IN_PASS, SEQUENCE_GONE };
+enum sequence_state {
+    SEQUENCE_WAITING,
+    SEQUENCE_PREFILL,
+    SEQUENCE_READY,
+    SEQUENCE_IN_PASS,
+    SEQUENCE_GONE
+};
 
 struct sequence {
     uint64_t id;
@@ -27,11 +33,11 @@ struct sequence {
     uint32_t n_kv;             /* of these, tokens with keys and values */
     uint32_t n_prompt_emitted; /* prompt logits told */
     uint32_t n_blocks;
-    int32_t *tokens;           /* room for n_prompt + max_tokens, so that no later event allocates */
-    uint32_t *blocks;          /* room for the same */
+    int32_t *tokens;  /* room for n_prompt + max_tokens, so that no later event allocates */
+    uint32_t *blocks; /* room for the same */
     uint64_t submit_us, deadline_us;
-    uint32_t slot, part;       /* IN_PASS, GONE: where */
-    struct list link;          /* in the waiting or running list */
+    uint32_t slot, part; /* IN_PASS, GONE: where */
+    struct list link;    /* in the waiting or running list */
 };
 
 /* A WAITING sequence of the submission, its prompt copied. NULL: no memory. */

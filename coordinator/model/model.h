@@ -21,18 +21,20 @@ struct model;
 /* Pack embedding, attention, router, dense layers and head (never a routed expert). quantize: "none" or "q8_0".
  * Source pages are dropped once packed. Passes may later run on any workers with at most as many threads as `w`.
  * EXHAUSTED, INVALID (quantize), UNSUPPORTED (names the tensor). */
-enum err_code model_open(const struct model_file *file, const char *quantize, const struct kernels *k,
-                         struct workers *w, struct model **out, struct err *why);
+enum err_code model_open(const struct model_file *file, const char *quantize,
+                         const struct kernels *k, struct workers *w, struct model **out,
+                         struct err *why);
 void model_close(struct model *m);
 const struct hparams *model_hparams(const struct model *m);
 enum row_format model_expert_rows(const struct model *m); /* what routed experts take */
 bool model_reply_bf16(const struct model *m);             /* expert results: bf16, else f32 */
 size_t model_resident_bytes(const struct model *m);
-size_t model_kv_block_bytes(const struct model *m);       /* all layers, one block of 64 tokens */
+size_t model_kv_block_bytes(const struct model *m); /* all layers, one block of 64 tokens */
 
 /* ---- the KV store: n_blocks blocks of 64 tokens; who owns which block is the engine's business ---- */
 struct kv_store;
-enum err_code kv_store_open(const struct model *m, uint32_t n_blocks, struct kv_store **out, struct err *why);
+enum err_code kv_store_open(const struct model *m, uint32_t n_blocks, struct kv_store **out,
+                            struct err *why);
 void kv_store_close(struct kv_store *s);
 
 /* ---- one pass over the layers ----------------------------------------------------------------- */
@@ -40,14 +42,15 @@ void kv_store_close(struct kv_store *s);
 struct model_row {
     int32_t token;
     uint32_t position;
-    const uint32_t *blocks; /* block table of its sequence: position / 64 -> block in the store; borrowed for the pass */
+    const uint32_t *
+        blocks; /* block table of its sequence: position / 64 -> block in the store; borrowed for the pass */
     bool wants_logits;
 };
 
 /* Scratch for up to max_rows rows; sized at open. */
 struct model_pass;
-enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows, struct model_pass **out,
-                              struct err *why);
+enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows,
+                              struct model_pass **out, struct err *why);
 void model_pass_close(struct model_pass *p);
 size_t model_pass_bytes(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows);
 
@@ -59,12 +62,16 @@ void model_begin(struct model_pass *p, const struct model_row *rows, uint32_t n)
  * selection, expert input rows. A dense layer runs its MLP and residual here too and has no routing.
  * Every row whose value is not finite is marked bad (model_pass_bad_layer). */
 void model_attention(struct model_pass *p, struct kv_store *kv, uint32_t layer, struct workers *w);
-const uint16_t *model_pass_experts(const struct model_pass *p); /* [n, top_k] ascending expert number */
-const float *model_pass_gates(const struct model_pass *p);      /* [n, top_k] in the same order */
-const float *model_pass_router(const struct model_pass *p);     /* [n, E] raw router output of the last layer run */
-const float *model_pass_hidden(const struct model_pass *p);     /* [n, D] residual stream, for golden tests */
-const struct rows *model_pass_expert_rows(const struct model_pass *p); /* [n, D] what experts take, local or remote */
-int model_pass_bad_layer(const struct model_pass *p, uint32_t row);    /* -1: finite so far */
+const uint16_t *
+model_pass_experts(const struct model_pass *p);            /* [n, top_k] ascending expert number */
+const float *model_pass_gates(const struct model_pass *p); /* [n, top_k] in the same order */
+const float *
+model_pass_router(const struct model_pass *p); /* [n, E] raw router output of the last layer run */
+const float *
+model_pass_hidden(const struct model_pass *p); /* [n, D] residual stream, for golden tests */
+const struct rows *
+model_pass_expert_rows(const struct model_pass *p); /* [n, D] what experts take, local or remote */
+int model_pass_bad_layer(const struct model_pass *p, uint32_t row); /* -1: finite so far */
 
 /* Where results of experts go: [n, top_k, D] in f32 or bf16 (model_reply_bf16), slot k of row r is the k-th of
  * its ascending experts. The driver or the local experts write here, in any order. */

@@ -14,7 +14,7 @@ struct sampler_params {
     double min_p;       /* 0: off */
     uint32_t top_k;     /* 0: off */
     uint64_t seed;
-    uint32_t choice;    /* 0..n-1 */
+    uint32_t choice; /* 0..n-1 */
 };
 
 struct sampler_pick {
@@ -30,11 +30,13 @@ size_t sampler_scratch_bytes(uint32_t vocab);
  * rng_uniform(seed, output_index, choice).
  * top_k, top_p and min_p keep a prefix of that order; totals run over the kept ids in ascending order.
  * A logit of -Inf is never drawn. Returns 0; -1 if a logit is NaN or +Inf, or all are -Inf (the row is not finite). */
-int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab, const struct sampler_params *p,
-                 uint64_t output_index, void *scratch, struct sampler_pick *out);
+int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab,
+                 const struct sampler_params *p, uint64_t output_index, void *scratch,
+                 struct sampler_pick *out);
 
 /* log softmax of the raw logits at `id`, and the n best (descending, ties to the lower id), n <= vocab. */
 float sampler_logprob(const struct kernels *k, const float *logits, uint32_t vocab, int32_t id);
-void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, uint32_t n, int32_t *ids, float *logprobs);
+void sampler_top(const struct kernels *k, const float *logits, uint32_t vocab, uint32_t n,
+                 int32_t *ids, float *logprobs);
 
 #endif

@@ -24,7 +24,8 @@ static uint32_t child_of(const struct added_tokens *a, uint32_t node, uint8_t by
 {
     if (node == 0) return a->first[byte];
     uint32_t c = a->nodes[node].child;
-    while (c != 0 && a->nodes[c].byte != byte) c = a->nodes[c].sibling;
+    while (c != 0 && a->nodes[c].byte != byte)
+        c = a->nodes[c].sibling;
     return c;
 }
 
@@ -43,8 +44,8 @@ static uint32_t add_node(struct added_tokens *a, uint32_t parent, uint8_t byte)
     return node;
 }
 
-enum err_code added_tokens_add(struct added_tokens *a, const struct added_token *t, const char *text,
-                               size_t n, struct err *why)
+enum err_code added_tokens_add(struct added_tokens *a, const struct added_token *t,
+                               const char *text, size_t n, struct err *why)
 {
     if (n == 0) return ERR_OK;
     if (!grow((void **)&a->tokens, &a->tokens_cap, a->n_tokens + 1, sizeof *a->tokens))
@@ -64,7 +65,8 @@ enum err_code added_tokens_add(struct added_tokens *a, const struct added_token 
 /* The start of the character that ends before `i`. */
 static size_t step_back(const char *text, size_t i)
 {
-    do i--;
+    do
+        i--;
     while (i > 0 && ((uint8_t)text[i] & 0xC0) == 0x80);
     return i;
 }
@@ -98,8 +100,8 @@ static void absorb_space(const char *text, size_t n, size_t done, struct added_m
     }
 }
 
-bool added_tokens_find(const struct added_tokens *a, const char *text, size_t n, size_t from, size_t done,
-                       bool no_control, struct added_match *out)
+bool added_tokens_find(const struct added_tokens *a, const char *text, size_t n, size_t from,
+                       size_t done, bool no_control, struct added_match *out)
 {
     if (a->n_tokens == 0) return false;
     for (size_t start = from; start < n;) {
@@ -117,7 +119,8 @@ bool added_tokens_find(const struct added_tokens *a, const char *text, size_t n,
             continue;
         }
         if (best->single_word && !stands_alone(text, n, start, end)) {
-            start = end; /* as the reference does: what looked like the token is passed over whole */
+            start =
+                end; /* as the reference does: what looked like the token is passed over whole */
             continue;
         }
         *out = (struct added_match){best, start, end, end};

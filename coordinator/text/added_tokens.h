@@ -26,8 +26,8 @@ struct added_tokens {
 void added_tokens_deinit(struct added_tokens *a);
 
 /* Add a token with the text to look for; an empty text is ignored, a repeated one replaced. */
-enum err_code added_tokens_add(struct added_tokens *a, const struct added_token *t, const char *text,
-                               size_t n, struct err *why);
+enum err_code added_tokens_add(struct added_tokens *a, const struct added_token *t,
+                               const char *text, size_t n, struct err *why);
 
 struct added_match {
     const struct added_token *token;
@@ -37,7 +37,7 @@ struct added_match {
 
 /* The next match at or after `from`; `done` is the end of the match before it, which white space to
  * its right belongs to first. Tokens that are `control` are passed over when `no_control`. */
-bool added_tokens_find(const struct added_tokens *a, const char *text, size_t n, size_t from, size_t done,
-                       bool no_control, struct added_match *out);
+bool added_tokens_find(const struct added_tokens *a, const char *text, size_t n, size_t from,
+                       size_t done, bool no_control, struct added_match *out);
 
 #endif

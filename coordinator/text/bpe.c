@@ -26,8 +26,8 @@ struct bpe {
     const struct vocab *vocab;
     struct pair_slot *pairs; /* [mask + 1] open addressing */
     uint32_t mask;
-    uint32_t *merged; /* [n_merges] the id a rank makes */
-    int32_t *bmp;     /* [BMP] the id of a one-character token, or -1 */
+    uint32_t *merged;      /* [n_merges] the id a rank makes */
+    int32_t *bmp;          /* [BMP] the id of a one-character token, or -1 */
     int32_t byte_ids[256]; /* byte fallback; -1: no such token */
     int32_t unk;           /* -1: none */
     bool byte_fallback, fuse_unk, ignore_merges;
@@ -68,7 +68,8 @@ static bool merge_halves(const json_t *m, const char **a, size_t *a_n, const cha
         const char *s = json_string_value(m);
         size_t n = json_string_length(m);
         const char *space = memchr(s, ' ', n);
-        if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL) return false;
+        if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL)
+            return false;
         *a = s;
         *a_n = (size_t)(space - s);
         *b = space + 1;
@@ -88,12 +89,14 @@ static enum err_code load_merges(struct bpe *b, const json_t *merges, struct err
 {
     size_t n = json_array_size(merges), slots = 64;
     if (n >= NONE / 4) return err_set(why, ERR_TOO_LARGE, "model: %zu merges", n);
-    while (slots < 2 * n) slots *= 2;
+    while (slots < 2 * n)
+        slots *= 2;
     b->mask = (uint32_t)slots - 1;
     b->pairs = mem_zalloc_array(slots, sizeof *b->pairs);
     b->merged = mem_zalloc_array(n, sizeof *b->merged);
     if (b->pairs == NULL || b->merged == NULL) return err_nomem(why, "merges");
-    for (size_t i = 0; i < slots; i++) b->pairs[i].pair = UINT64_MAX;
+    for (size_t i = 0; i < slots; i++)
+        b->pairs[i].pair = UINT64_MAX;
 
     struct buf joined = {0};
     enum err_code rc = ERR_OK;
@@ -104,7 +107,8 @@ static enum err_code load_merges(struct bpe *b, const json_t *merges, struct err
             rc = err_set(why, ERR_CORRUPT, "merge %zu is not two tokens", i);
             break;
         }
-        int32_t left = vocab_find_model(b->vocab, x, x_n), right = vocab_find_model(b->vocab, y, y_n);
+        int32_t left = vocab_find_model(b->vocab, x, x_n),
+                right = vocab_find_model(b->vocab, y, y_n);
         buf_clear(&joined);
         buf_append(&joined, x, x_n);
         buf_append(&joined, y, y_n);
@@ -121,7 +125,8 @@ static enum err_code load_merges(struct bpe *b, const json_t *merges, struct err
             break;
         }
         struct pair_slot *s = pair_slot(b, pair_key(left, right));
-        *s = (struct pair_slot){pair_key(left, right), (uint32_t)i}; /* a repeated merge: the last counts */
+        *s = (struct pair_slot){pair_key(left, right),
+                                (uint32_t)i}; /* a repeated merge: the last counts */
         b->merged[i] = (uint32_t)whole;
     }
     buf_free(&joined);
@@ -158,7 +163,8 @@ static enum err_code index_characters(struct bpe *b, struct err *why)
 {
     b->bmp = mem_alloc(BMP * sizeof *b->bmp);
     if (b->bmp == NULL) return err_nomem(why, "vocabulary");
-    for (size_t i = 0; i < BMP; i++) b->bmp[i] = -1;
+    for (size_t i = 0; i < BMP; i++)
+        b->bmp[i] = -1;
     for (uint32_t id = 0; id < b->vocab->n_ids; id++) {
         size_t n = 0;
         const char *s = vocab_text(b->vocab, (int32_t)id, &n);
@@ -174,7 +180,8 @@ static enum err_code index_characters(struct bpe *b, struct err *why)
     return ERR_OK;
 }
 
-enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out, struct err *why)
+enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out,
+                       struct err *why)
 {
     json_t *merges;
     struct bpe *b = mem_zalloc(sizeof *b);
@@ -183,15 +190,19 @@ enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bp
     enum err_code rc = check_absent(model, "continuing_subword_prefix", why);
     if (rc == ERR_OK) rc = check_absent(model, "end_of_word_suffix", why);
     if (rc == ERR_OK) rc = check_absent(model, "dropout", why);
-    if (rc == ERR_OK) rc = tok_json_bool(model, "model", "byte_fallback", false, &b->byte_fallback, why);
+    if (rc == ERR_OK)
+        rc = tok_json_bool(model, "model", "byte_fallback", false, &b->byte_fallback, why);
     if (rc == ERR_OK) rc = tok_json_bool(model, "model", "fuse_unk", false, &b->fuse_unk, why);
-    if (rc == ERR_OK) rc = tok_json_bool(model, "model", "ignore_merges", false, &b->ignore_merges, why);
+    if (rc == ERR_OK)
+        rc = tok_json_bool(model, "model", "ignore_merges", false, &b->ignore_merges, why);
     if (rc == ERR_OK) rc = load_unk(b, model, why);
     if (rc == ERR_OK) rc = tok_json_array(model, "model", "merges", &merges, why);
     if (rc == ERR_OK) rc = load_merges(b, merges, why);
     if (rc == ERR_OK) rc = index_characters(b, why);
-    if (rc == ERR_OK) *out = b;
-    else bpe_close(b);
+    if (rc == ERR_OK)
+        *out = b;
+    else
+        bpe_close(b);
     return rc;
 }
 
@@ -235,7 +246,8 @@ static uint64_t heap_pop(struct bpe_work *w)
 static void heap_push(struct bpe_work *w, uint64_t v)
 {
     size_t i = w->heap_len++;
-    for (; i > 0 && w->heap[(i - 1) / 2] > v; i = (i - 1) / 2) w->heap[i] = w->heap[(i - 1) / 2];
+    for (; i > 0 && w->heap[(i - 1) / 2] > v; i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
     w->heap[i] = v;
 }
 
@@ -249,13 +261,15 @@ static void add_symbol(struct bpe_work *w, size_t *n, int32_t id)
 static size_t split_symbols(const struct bpe *b, struct bpe_work *w, const char *piece, size_t n)
 {
     size_t count = 0;
-    bool unk_pending = false; /* an unknown is emitted once the next symbol is known, so that runs can fuse */
+    bool unk_pending =
+        false; /* an unknown is emitted once the next symbol is known, so that runs can fuse */
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t used = utf8_decode(piece + i, n - i, &cp);
         int32_t id = cp < BMP ? b->bmp[cp] : vocab_find_model(b->vocab, piece + i, used);
         bool bytes = id < 0 && b->byte_fallback;
-        for (size_t k = 0; k < used && bytes; k++) bytes = b->byte_ids[(uint8_t)piece[i + k]] >= 0;
+        for (size_t k = 0; k < used && bytes; k++)
+            bytes = b->byte_ids[(uint8_t)piece[i + k]] >= 0;
         if (id < 0 && !bytes) {
             if (b->unk >= 0) {
                 if (unk_pending && !b->fuse_unk) add_symbol(w, &count, b->unk);
@@ -265,8 +279,10 @@ static size_t split_symbols(const struct bpe *b, struct bpe_work *w, const char 
             if (unk_pending) add_symbol(w, &count, b->unk);
             unk_pending = false;
             if (bytes)
-                for (size_t k = 0; k < used; k++) add_symbol(w, &count, b->byte_ids[(uint8_t)piece[i + k]]);
-            else add_symbol(w, &count, id);
+                for (size_t k = 0; k < used; k++)
+                    add_symbol(w, &count, b->byte_ids[(uint8_t)piece[i + k]]);
+            else
+                add_symbol(w, &count, id);
         }
         i += used;
     }
@@ -290,7 +306,8 @@ static void merge_all(const struct bpe *b, struct bpe_work *w, size_t count)
         s[i].rank = pair_rank(b, s[i].id, s[i + 1].id);
         if (s[i].rank != NONE) w->heap[w->heap_len++] = (uint64_t)s[i].rank << 32 | i;
     }
-    for (size_t i = w->heap_len / 2; i-- > 0;) sift_down(w->heap, w->heap_len, i);
+    for (size_t i = w->heap_len / 2; i-- > 0;)
+        sift_down(w->heap, w->heap_len, i);
     while (w->heap_len > 0) {
         uint64_t top = heap_pop(w);
         uint32_t at = (uint32_t)top, rank = (uint32_t)(top >> 32);
@@ -310,17 +327,20 @@ enum err_code bpe_encode(const struct bpe *b, struct bpe_work *w, const char *pi
 {
     if (n == 0) return ERR_OK;
     if (n > LIMIT_ENCODE_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "a piece of %zu bytes, at most %u", n, LIMIT_ENCODE_BYTES);
+        return err_set(why, ERR_TOO_LARGE, "a piece of %zu bytes, at most %u", n,
+                       LIMIT_ENCODE_BYTES);
     if (b->ignore_merges) {
         int32_t id = vocab_find_model(b->vocab, piece, n);
         if (id >= 0 && !(no_control && vocab_flags(b->vocab, id) & VOCAB_CONTROL))
             return ids_push(out, id) ? ERR_OK : err_nomem(why, "ids");
     }
     /* A merge removes one symbol and pushes at most two entries, so 3 n entries are enough for ever. */
-    if (!grow((void **)&w->symbols, &w->symbols_cap, n + 1, sizeof *w->symbols)) return err_nomem(why, "text");
+    if (!grow((void **)&w->symbols, &w->symbols_cap, n + 1, sizeof *w->symbols))
+        return err_nomem(why, "text");
     size_t count = split_symbols(b, w, piece, n);
     if (count > 1) {
-        if (!grow((void **)&w->heap, &w->heap_cap, 3 * count, sizeof *w->heap)) return err_nomem(why, "text");
+        if (!grow((void **)&w->heap, &w->heap_cap, 3 * count, sizeof *w->heap))
+            return err_nomem(why, "text");
         merge_all(b, w, count);
     }
     for (uint32_t i = 0; count > 0 && i != NONE; i = w->symbols[i].next)

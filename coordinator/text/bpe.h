@@ -17,10 +17,12 @@ struct bpe;
 
 /* `model`: the "model" object of tokenizer.json. `vocab` (borrowed, must outlive) holds its texts
  * already, flagged VOCAB_MODEL. CORRUPT, UNSUPPORTED, EXHAUSTED. */
-enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out, struct err *why);
+enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out,
+                       struct err *why);
 void bpe_close(struct bpe *b);
 
-struct bpe_work { /* scratch, zero-initialized is empty; kept between pieces so that words cost no allocation */
+struct
+    bpe_work { /* scratch, zero-initialized is empty; kept between pieces so that words cost no allocation */
     struct bpe_symbol *symbols;
     uint64_t *heap; /* rank << 32 | position */
     size_t symbols_cap, heap_cap, heap_len;

@@ -25,7 +25,8 @@ static bool set_tokens(struct chat_template *t, const struct chat_template_token
     for (size_t i = 0; i < t->tree.n_names; i++) {
         const char *name = t->tree.names[i];
         int function = jinja_function_find(name);
-        if (function >= 0) t->globals[i] = (struct jinja_value){.kind = JV_FUNCTION, .function = function};
+        if (function >= 0)
+            t->globals[i] = (struct jinja_value){.kind = JV_FUNCTION, .function = function};
         if (strcmp(name, builtin_none[0]) == 0) t->globals[i] = jinja_none();
         for (size_t k = 0; k < n; k++) {
             if (strcmp(tokens[k].name, name) != 0) continue;
@@ -41,11 +42,13 @@ static bool set_tokens(struct chat_template *t, const struct chat_template_token
 }
 
 enum err_code chat_template_parse_with_tokens(const char *source, size_t n,
-                                              const struct chat_template_token *tokens, size_t n_tokens,
-                                              struct chat_template **out, struct err *why)
+                                              const struct chat_template_token *tokens,
+                                              size_t n_tokens, struct chat_template **out,
+                                              struct err *why)
 {
     if (n > LIMIT_TEMPLATE_BYTES)
-        return err_set(why, ERR_INVALID, "chat template: %zu bytes, more than %u", n, LIMIT_TEMPLATE_BYTES);
+        return err_set(why, ERR_INVALID, "chat template: %zu bytes, more than %u", n,
+                       LIMIT_TEMPLATE_BYTES);
     struct chat_template *t = mem_zalloc(sizeof *t);
     if (t == NULL) return err_nomem(why, "chat template");
     t->arena.max_bytes = LIMIT_TEMPLATE_MEMORY_BYTES;
@@ -91,7 +94,8 @@ static size_t config_tokens(json_t *config, struct chat_template_token *tokens, 
     size_t n = 0;
     const char *key;
     json_t *v;
-    json_object_foreach(config, key, v) {
+    json_object_foreach(config, key, v)
+    {
         size_t len = strlen(key);
         const char *text = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
         if (text != NULL && n < room && len > 6 && strcmp(key + len - 6, "_token") == 0)
@@ -108,14 +112,15 @@ enum err_code chat_template_open(const char *dir, struct chat_template **out, st
     size_t n = 0, n_tokens = 0;
     json_t *config = NULL;
     int k = snprintf(path, sizeof path, "%s/tokenizer_config.json", dir);
-    if (k < 0 || (size_t)k >= sizeof path) return err_set(why, ERR_INVALID, "%s: path too long", dir);
-    enum err_code rc = json_parse_file(path, LIMIT_TOKENIZER_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &config, why);
+    if (k < 0 || (size_t)k >= sizeof path)
+        return err_set(why, ERR_INVALID, "%s: path too long", dir);
+    enum err_code rc =
+        json_parse_file(path, LIMIT_TOKENIZER_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &config, why);
     if (rc != ERR_OK && rc != ERR_NOT_FOUND) return rc;
     if (rc == ERR_OK) n_tokens = config_tokens(config, tokens, sizeof tokens / sizeof tokens[0]);
     k = snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
-    rc = k < 0 || (size_t)k >= sizeof path
-             ? err_set(why, ERR_INVALID, "%s: path too long", dir)
-             : file_read(path, LIMIT_TEMPLATE_BYTES, &file, &n, why);
+    rc = k < 0 || (size_t)k >= sizeof path ? err_set(why, ERR_INVALID, "%s: path too long", dir)
+                                           : file_read(path, LIMIT_TEMPLATE_BYTES, &file, &n, why);
     const char *source = file;
     const json_t *text = config == NULL ? NULL : default_template(config);
     if (rc == ERR_NOT_FOUND && text != NULL) {
@@ -123,7 +128,8 @@ enum err_code chat_template_open(const char *dir, struct chat_template **out, st
         n = json_string_length(text);
         rc = ERR_OK;
     } else if (rc == ERR_NOT_FOUND) {
-        err_set(why, rc, "%s: neither chat_template.jinja nor a \"chat_template\" in tokenizer_config.json",
+        err_set(why, rc,
+                "%s: neither chat_template.jinja nor a \"chat_template\" in tokenizer_config.json",
                 dir);
     }
     if (rc == ERR_OK) {
@@ -146,19 +152,25 @@ static bool set_globals(struct jinja_run *r, const struct chat_template *t,
         const char *name = t->tree.names[i];
         const json_t *given = json_object_get(in->variables, name);
         bool ok = true;
-        if (strcmp(name, "messages") == 0) ok = jinja_from_json(r, in->messages, 0, &g[i]);
-        else if (strcmp(name, "add_generation_prompt") == 0) g[i] = jinja_bool(in->add_generation_prompt);
-        else if (strcmp(name, "tools") == 0 && in->tools != NULL) ok = jinja_from_json(r, in->tools, 0, &g[i]);
-        else if (given != NULL) ok = jinja_from_json(r, given, 0, &g[i]);
-        else if (strcmp(name, "tools") == 0) g[i] = jinja_none();
+        if (strcmp(name, "messages") == 0)
+            ok = jinja_from_json(r, in->messages, 0, &g[i]);
+        else if (strcmp(name, "add_generation_prompt") == 0)
+            g[i] = jinja_bool(in->add_generation_prompt);
+        else if (strcmp(name, "tools") == 0 && in->tools != NULL)
+            ok = jinja_from_json(r, in->tools, 0, &g[i]);
+        else if (given != NULL)
+            ok = jinja_from_json(r, given, 0, &g[i]);
+        else if (strcmp(name, "tools") == 0)
+            g[i] = jinja_none();
         if (!ok) return false;
     }
     r->globals = g;
     return true;
 }
 
-enum err_code chat_template_render(const struct chat_template *t, const struct chat_template_input *in,
-                                   struct buf *out, struct buf *taint, struct err *why)
+enum err_code chat_template_render(const struct chat_template *t,
+                                   const struct chat_template_input *in, struct buf *out,
+                                   struct buf *taint, struct err *why)
 {
     if (in->messages == NULL) return err_set(why, ERR_INVALID, "chat template: no messages");
     struct buf text = {0}, flags = {0};

@@ -14,7 +14,8 @@
 struct chat_template;
 
 struct chat_template_token {
-    const char *name, *text; /* "bos_token", "<s>": a variable of the template whose text is trusted */
+    const char *name,
+        *text; /* "bos_token", "<s>": a variable of the template whose text is trusted */
 };
 
 /* INVALID with line and what (an unknown statement, filter or test by its name, or a bound of limits.h);
@@ -22,8 +23,9 @@ struct chat_template_token {
 enum err_code chat_template_parse(const char *source, size_t n, struct chat_template **out,
                                   struct err *why);
 enum err_code chat_template_parse_with_tokens(const char *source, size_t n,
-                                              const struct chat_template_token *tokens, size_t n_tokens,
-                                              struct chat_template **out, struct err *why);
+                                              const struct chat_template_token *tokens,
+                                              size_t n_tokens, struct chat_template **out,
+                                              struct err *why);
 
 /* From a model's folder: chat_template.jinja if present, else "chat_template" of tokenizer_config.json (a
  * string, or a list of {name, template}: the one called "default"). Its *_token entries (a string, or an
@@ -48,7 +50,8 @@ struct chat_template_input {
  * Bounded by LIMIT_TEMPLATE_*: steps, output, recursion and memory; passing one is INVALID and named.
  * raise_exception() is INVALID with exactly its message in `why`; whatever else fails is INVALID with line
  * and reason. EXHAUSTED when memory is short. On failure both buffers are as before. */
-enum err_code chat_template_render(const struct chat_template *t, const struct chat_template_input *in,
-                                   struct buf *out, struct buf *taint, struct err *why);
+enum err_code chat_template_render(const struct chat_template *t,
+                                   const struct chat_template_input *in, struct buf *out,
+                                   struct buf *taint, struct err *why);
 
 #endif

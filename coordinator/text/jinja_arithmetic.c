@@ -31,7 +31,8 @@ static bool power(struct jinja_run *r, int64_t base, int64_t exponent, int64_t *
 {
     int64_t result = 1;
     while (exponent > 0) {
-        if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result)) return overflow(r);
+        if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result))
+            return overflow(r);
         exponent >>= 1;
         if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) return overflow(r);
     }
@@ -39,7 +40,8 @@ static bool power(struct jinja_run *r, int64_t base, int64_t exponent, int64_t *
     return true;
 }
 
-static bool integers(struct jinja_run *r, uint16_t op, int64_t a, int64_t b, struct jinja_value *out)
+static bool integers(struct jinja_run *r, uint16_t op, int64_t a, int64_t b,
+                     struct jinja_value *out)
 {
     int64_t n = 0;
     switch (op) {
@@ -60,8 +62,10 @@ static bool integers(struct jinja_run *r, uint16_t op, int64_t a, int64_t b, str
     case '%':
         if (b == 0) return jinja_fail(r, "integer division or modulo by zero");
         if (b == -1) { /* INT64_MIN / -1 traps */
-            if (op == '%') n = 0;
-            else if (__builtin_sub_overflow(0, a, &n)) return overflow(r);
+            if (op == '%')
+                n = 0;
+            else if (__builtin_sub_overflow(0, a, &n))
+                return overflow(r);
             break;
         }
         n = op == '%' ? a % b : a / b;
@@ -84,9 +88,15 @@ static bool reals(struct jinja_run *r, uint16_t op, double a, double b, struct j
 {
     double f;
     switch (op) {
-    case '+': f = a + b; break;
-    case '-': f = a - b; break;
-    case '*': f = a * b; break;
+    case '+':
+        f = a + b;
+        break;
+    case '-':
+        f = a - b;
+        break;
+    case '*':
+        f = a * b;
+        break;
     case OP_POWER:
         f = pow(a, b);
         if (a < 0 && b != floor(b)) return jinja_fail(r, "a complex number");

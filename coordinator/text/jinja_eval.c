@@ -12,7 +12,8 @@ static bool eval(struct jinja_run *r, const struct jinja_expr *e, struct jinja_s
 static bool exec(struct jinja_run *r, const struct jinja_stmt *body, struct jinja_scope *scope,
                  enum flow *flow);
 
-static struct jinja_value look_up(const struct jinja_run *r, const struct jinja_scope *scope, uint32_t name)
+static struct jinja_value look_up(const struct jinja_run *r, const struct jinja_scope *scope,
+                                  uint32_t name)
 {
     for (; scope != NULL; scope = scope->outer)
         for (const struct jinja_binding *b = scope->names; b != NULL; b = b->next)
@@ -20,7 +21,8 @@ static struct jinja_value look_up(const struct jinja_run *r, const struct jinja_
     return r->globals[name];
 }
 
-static bool bind(struct jinja_run *r, struct jinja_scope *scope, uint32_t name, struct jinja_value value)
+static bool bind(struct jinja_run *r, struct jinja_scope *scope, uint32_t name,
+                 struct jinja_value value)
 {
     for (struct jinja_binding *b = scope->names; b != NULL; b = b->next)
         if (b->name == name) {
@@ -68,7 +70,8 @@ static bool eval_args(struct jinja_run *r, const struct jinja_expr *call, struct
                       struct jinja_args *args)
 {
     *args = (struct jinja_args){.n = call->n, .n_named = call->n_named};
-    if (call->n > 0 && (args->items = jinja_alloc(r, call->n, sizeof *args->items)) == NULL) return false;
+    if (call->n > 0 && (args->items = jinja_alloc(r, call->n, sizeof *args->items)) == NULL)
+        return false;
     if (call->n_named > 0 &&
         (args->named = jinja_alloc(r, call->n_named, sizeof *args->named)) == NULL)
         return false;
@@ -89,11 +92,12 @@ static bool capture(struct jinja_run *r, const struct jinja_stmt *body, struct j
     return exec(r, body, scope, flow) && jinja_take(r, mark, out);
 }
 
-static bool bind_parameters(struct jinja_run *r, const struct jinja_stmt *def, const struct jinja_args *args,
-                            struct jinja_scope *scope)
+static bool bind_parameters(struct jinja_run *r, const struct jinja_stmt *def,
+                            const struct jinja_args *args, struct jinja_scope *scope)
 {
     if (args->n > def->n)
-        return jinja_fail(r, "macro '%s' takes not more than %zu argument(s)", r->names[def->name], def->n);
+        return jinja_fail(r, "macro '%s' takes not more than %zu argument(s)", r->names[def->name],
+                          def->n);
     size_t used = args->n;
     for (size_t i = 0; i < def->n; i++) {
         const char *name = def->targets[i]->text;
@@ -111,15 +115,16 @@ static bool bind_parameters(struct jinja_run *r, const struct jinja_stmt *def, c
     return jinja_fail(r, "macro '%s' got a named argument it does not take", r->names[def->name]);
 }
 
-static bool call_macro(struct jinja_run *r, const struct jinja_macro *m, const struct jinja_args *args,
-                       struct jinja_value *out)
+static bool call_macro(struct jinja_run *r, const struct jinja_macro *m,
+                       const struct jinja_args *args, struct jinja_value *out)
 {
     struct jinja_scope *scope = inner_scope(r, m->scope);
     enum flow flow = FLOW_ON;
     if (scope == NULL) return false;
     if (++r->macro_depth > LIMIT_TEMPLATE_DEPTH)
         return jinja_fail(r, "macro calls are nested deeper than %u levels", LIMIT_TEMPLATE_DEPTH);
-    bool ok = bind_parameters(r, m->def, args, scope) && capture(r, m->def->body, scope, out, &flow);
+    bool ok =
+        bind_parameters(r, m->def, args, scope) && capture(r, m->def->body, scope, out, &flow);
     r->macro_depth--;
     return ok;
 }
@@ -132,12 +137,17 @@ static bool eval_call(struct jinja_run *r, const struct jinja_expr *e, struct ji
     if (!eval(r, e->a, scope, &callee) || !eval_args(r, e, scope, &args)) return false;
     r->line = e->line;
     switch (callee.kind) {
-    case JV_MACRO: return call_macro(r, callee.macro, &args, out);
-    case JV_METHOD: return jinja_method_call(r, callee.method, &args, out);
-    case JV_FUNCTION: return jinja_function_call(r, callee.function, &args, out);
+    case JV_MACRO:
+        return call_macro(r, callee.macro, &args, out);
+    case JV_METHOD:
+        return jinja_method_call(r, callee.method, &args, out);
+    case JV_FUNCTION:
+        return jinja_function_call(r, callee.function, &args, out);
     case JV_UNDEFINED:
-        return jinja_fail(r, "'%s' is not there to be called", callee.missing ? callee.missing : "it");
-    default: return jinja_fail(r, "'%s' object is not callable", jinja_kind_name(&callee));
+        return jinja_fail(r, "'%s' is not there to be called",
+                          callee.missing ? callee.missing : "it");
+    default:
+        return jinja_fail(r, "'%s' object is not callable", jinja_kind_name(&callee));
     }
 }
 
@@ -147,7 +157,8 @@ static bool eval_items(struct jinja_run *r, const struct jinja_expr *e, struct j
     struct jinja_value list, item;
     if (!jinja_new_list(r, kind, e->n, &list)) return false;
     for (size_t i = 0; i < e->n; i++)
-        if (!eval(r, e->items[i], scope, &item) || !jinja_list_push(r, list.list, item)) return false;
+        if (!eval(r, e->items[i], scope, &item) || !jinja_list_push(r, list.list, item))
+            return false;
     *out = list;
     return true;
 }
@@ -175,18 +186,20 @@ static bool compare_one(struct jinja_run *r, uint16_t op, const struct jinja_val
         if (!jinja_contains(r, b, a, out)) return false;
         *out ^= op == JINJA_OP_NOT_IN;
         return true;
-    case JINJA_OP2('=', '='): return jinja_equal(r, a, b, out);
+    case JINJA_OP2('=', '='):
+        return jinja_equal(r, a, b, out);
     case JINJA_OP2('!', '='):
         if (!jinja_equal(r, a, b, out)) return false;
         *out = !*out;
         return true;
-    default: break;
+    default:
+        break;
     }
     if (!jinja_compare(r, a, b, &c)) return false;
-    *out = op == '<'                      ? c == -1
-           : op == '>'                    ? c == 1
-           : op == JINJA_OP2('<', '=')    ? c == -1 || c == 0
-                                          : c == 0 || c == 1;
+    *out = op == '<'                   ? c == -1
+           : op == '>'                 ? c == 1
+           : op == JINJA_OP2('<', '=') ? c == -1 || c == 0
+                                       : c == 0 || c == 1;
     return true;
 }
 
@@ -197,7 +210,8 @@ static bool eval_compare(struct jinja_run *r, const struct jinja_expr *e, struct
     if (!eval(r, e->a, scope, &left)) return false;
     bool holds = true;
     for (size_t i = 0; holds && i < e->n; i++) {
-        if (!eval(r, e->items[i], scope, &right) || !compare_one(r, e->ops[i], &left, &right, &holds))
+        if (!eval(r, e->items[i], scope, &right) ||
+            !compare_one(r, e->ops[i], &left, &right, &holds))
             return false;
         left = right;
     }
@@ -234,20 +248,31 @@ static bool eval_kind(struct jinja_run *r, const struct jinja_expr *e, struct ji
     struct jinja_args args;
     bool yes;
     switch (e->kind) {
-    case JE_CONST: *out = e->value; return true;
-    case JE_BLOCK_VALUE: *out = r->block_value; return true;
+    case JE_CONST:
+        *out = e->value;
+        return true;
+    case JE_BLOCK_VALUE:
+        *out = r->block_value;
+        return true;
     case JE_NS_TARGET:
     case JE_NAME:
         *out = look_up(r, scope, e->name);
         if (out->kind == JV_UNDEFINED && out->missing == NULL) out->missing = e->text;
         return true;
-    case JE_LIST: return eval_items(r, e, scope, JV_LIST, out);
-    case JE_TUPLE: return eval_items(r, e, scope, JV_TUPLE, out);
-    case JE_DICT: return eval_dict(r, e, scope, out);
-    case JE_CONCAT: return eval_concat(r, e, scope, out);
-    case JE_COMPARE: return eval_compare(r, e, scope, out);
-    case JE_SLICE: return eval_slice(r, e, scope, out);
-    case JE_CALL: return eval_call(r, e, scope, out);
+    case JE_LIST:
+        return eval_items(r, e, scope, JV_LIST, out);
+    case JE_TUPLE:
+        return eval_items(r, e, scope, JV_TUPLE, out);
+    case JE_DICT:
+        return eval_dict(r, e, scope, out);
+    case JE_CONCAT:
+        return eval_concat(r, e, scope, out);
+    case JE_COMPARE:
+        return eval_compare(r, e, scope, out);
+    case JE_SLICE:
+        return eval_slice(r, e, scope, out);
+    case JE_CALL:
+        return eval_call(r, e, scope, out);
     case JE_BINARY:
         if (!eval(r, e->a, scope, &a) || !eval(r, e->b, scope, &b)) return false;
         r->line = e->line;
@@ -260,16 +285,20 @@ static bool eval_kind(struct jinja_run *r, const struct jinja_expr *e, struct ji
         if (!eval(r, e->a, scope, &a)) return false;
         *out = jinja_bool(!jinja_truth(&a));
         return true;
-    case JE_NEGATE: return eval(r, e->a, scope, &a) && jinja_negate(r, &a, out);
-    case JE_PLUS: return eval(r, e->a, scope, &a) && jinja_negate(r, &a, &b) && jinja_negate(r, &b, out);
+    case JE_NEGATE:
+        return eval(r, e->a, scope, &a) && jinja_negate(r, &a, out);
+    case JE_PLUS:
+        return eval(r, e->a, scope, &a) && jinja_negate(r, &a, &b) && jinja_negate(r, &b, out);
     case JE_IF:
         if (!eval(r, e->b, scope, &a)) return false;
         if (jinja_truth(&a)) return eval(r, e->a, scope, out);
         *out = jinja_undefined("an inline if without else");
         return e->c == NULL || eval(r, e->c, scope, out);
-    case JE_ATTR: return eval(r, e->a, scope, &a) && jinja_getattr(r, &a, e->text, out);
+    case JE_ATTR:
+        return eval(r, e->a, scope, &a) && jinja_getattr(r, &a, e->text, out);
     case JE_ITEM:
-        return eval(r, e->a, scope, &a) && eval(r, e->b, scope, &b) && jinja_getitem(r, &a, &b, out);
+        return eval(r, e->a, scope, &a) && eval(r, e->b, scope, &b) &&
+               jinja_getitem(r, &a, &b, out);
     case JE_FILTER:
         if (!eval(r, e->a, scope, &a) || !eval_args(r, e, scope, &args)) return false;
         r->line = e->line;
@@ -304,7 +333,8 @@ static bool passing(struct jinja_run *r, const struct jinja_stmt *s, struct jinj
         if (!jinja_iter_next(r, &it, &item, &more)) return false;
         if (!more) break;
         struct jinja_scope *inside = inner_scope(r, scope);
-        if (inside == NULL || !assign(r, s->target, inside, item) || !eval(r, s->test, inside, &yes))
+        if (inside == NULL || !assign(r, s->target, inside, item) ||
+            !eval(r, s->test, inside, &yes))
             return false;
         if (jinja_truth(&yes) && !jinja_list_push(r, out->list, item)) return false;
     }
@@ -318,10 +348,13 @@ static bool exec_for(struct jinja_run *r, const struct jinja_stmt *s, struct jin
     struct jinja_iter it;
     bool more;
     if (!eval(r, s->expr, scope, &all)) return false;
-    if (s->test == NULL) over = all;
-    else if (!passing(r, s, scope, &all, &over)) return false;
+    if (s->test == NULL)
+        over = all;
+    else if (!passing(r, s, scope, &all, &over))
+        return false;
     struct jinja_loop *loop = jinja_alloc(r, 1, sizeof *loop);
-    if (loop == NULL || !jinja_iter_open(r, &over, &it) || !jinja_iter_next(r, &it, &following, &more))
+    if (loop == NULL || !jinja_iter_open(r, &over, &it) ||
+        !jinja_iter_next(r, &it, &following, &more))
         return false;
     if (!more) {
         struct jinja_scope *inside = inner_scope(r, scope);
@@ -339,8 +372,10 @@ static bool exec_for(struct jinja_run *r, const struct jinja_stmt *s, struct jin
         loop->index0 = i;
         ok = inside != NULL && jinja_iter_next(r, &it, &following, &more);
         loop->next = following;
-        ok = ok && bind(r, inside, JINJA_NAME_LOOP, (struct jinja_value){.kind = JV_LOOP, .loop = loop}) &&
-             assign(r, s->target, inside, item) && exec(r, s->body, inside, &way);
+        ok =
+            ok &&
+            bind(r, inside, JINJA_NAME_LOOP, (struct jinja_value){.kind = JV_LOOP, .loop = loop}) &&
+            assign(r, s->target, inside, item) && exec(r, s->body, inside, &way);
         loop->previous = item;
         if (way == FLOW_BREAK) break;
     }
@@ -390,16 +425,27 @@ static bool exec_one(struct jinja_run *r, const struct jinja_stmt *s, struct jin
 {
     struct jinja_value v;
     switch (s->kind) {
-    case JS_DATA: return jinja_emit_str(r, &s->data);
-    case JS_PRINT: return eval(r, s->expr, scope, &v) && jinja_emit_value(r, &v);
-    case JS_IF: return exec_if(r, s, scope, flow);
-    case JS_FOR: return exec_for(r, s, scope, flow);
-    case JS_SET: return eval(r, s->expr, scope, &v) && assign(r, s->target, scope, v);
+    case JS_DATA:
+        return jinja_emit_str(r, &s->data);
+    case JS_PRINT:
+        return eval(r, s->expr, scope, &v) && jinja_emit_value(r, &v);
+    case JS_IF:
+        return exec_if(r, s, scope, flow);
+    case JS_FOR:
+        return exec_for(r, s, scope, flow);
+    case JS_SET:
+        return eval(r, s->expr, scope, &v) && assign(r, s->target, scope, v);
     case JS_SET_BLOCK:
-    case JS_FILTER_BLOCK: return exec_block(r, s, scope, flow);
-    case JS_SCOPE: return exec_scope(r, s, scope, flow);
-    case JS_BREAK: *flow = FLOW_BREAK; return true;
-    case JS_CONTINUE: *flow = FLOW_CONTINUE; return true;
+    case JS_FILTER_BLOCK:
+        return exec_block(r, s, scope, flow);
+    case JS_SCOPE:
+        return exec_scope(r, s, scope, flow);
+    case JS_BREAK:
+        *flow = FLOW_BREAK;
+        return true;
+    case JS_CONTINUE:
+        *flow = FLOW_CONTINUE;
+        return true;
     case JS_MACRO: {
         struct jinja_macro *m = jinja_alloc(r, 1, sizeof *m);
         if (m == NULL) return false;

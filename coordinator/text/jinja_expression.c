@@ -22,7 +22,9 @@ bool jinja_parts_push(struct jinja_parser *p, struct jinja_parts *parts, struct 
     if (p->rc != ERR_OK) return false;
     if (parts->n == parts->cap) {
         size_t cap = parts->cap ? parts->cap * 2 : 8, bytes;
-        struct jinja_expr **items = size_mul(cap, sizeof(struct jinja_expr *), &bytes) ? arena_alloc(p->arena, bytes) : NULL;
+        struct jinja_expr **items = size_mul(cap, sizeof(struct jinja_expr *), &bytes)
+                                        ? arena_alloc(p->arena, bytes)
+                                        : NULL;
         if (items == NULL) {
             jinja_parse_nomem(p);
             return false;
@@ -70,7 +72,8 @@ static struct jinja_expr *parse_string(struct jinja_parser *p)
     if (s == NULL) return jinja_parse_nomem(p);
     const struct jinja_token *first = p->t;
     size_t len = 0;
-    for (; p->t->kind == JT_STRING; p->t++) len += p->t->len;
+    for (; p->t->kind == JT_STRING; p->t++)
+        len += p->t->len;
     s->bytes = first->text;
     s->len = len;
     if (p->t - first > 1) {
@@ -89,7 +92,8 @@ static struct jinja_expr *parse_name(struct jinja_parser *p)
 {
     const char *name = p->t->text;
     p->t++;
-    if (strcmp(name, "true") == 0 || strcmp(name, "True") == 0) return constant(p, jinja_bool(true));
+    if (strcmp(name, "true") == 0 || strcmp(name, "True") == 0)
+        return constant(p, jinja_bool(true));
     if (strcmp(name, "false") == 0 || strcmp(name, "False") == 0)
         return constant(p, jinja_bool(false));
     if (strcmp(name, "none") == 0 || strcmp(name, "None") == 0) return constant(p, jinja_none());
@@ -137,8 +141,10 @@ static struct jinja_expr *parse_primary(struct jinja_parser *p)
 {
     struct jinja_expr *e;
     switch (p->t->kind) {
-    case JT_NAME: return parse_name(p);
-    case JT_STRING: return parse_string(p);
+    case JT_NAME:
+        return parse_name(p);
+    case JT_STRING:
+        return parse_string(p);
     case JT_INT:
         e = constant(p, jinja_int(p->t->integer));
         p->t++;
@@ -157,7 +163,8 @@ static struct jinja_expr *parse_primary(struct jinja_parser *p)
             return jinja_expect_op(p, ')', "')' is missing") ? e : NULL;
         }
         break;
-    default: break;
+    default:
+        break;
     }
     return jinja_parse_fail(p, "an expression is missing");
 }
@@ -304,16 +311,23 @@ static struct jinja_expr *parse_unary(struct jinja_parser *p, bool with_filter)
 {
     if (!jinja_parse_enter(p)) return NULL;
     struct jinja_expr *e;
-    if (jinja_skip_op(p, '-')) e = pair(p, JE_NEGATE, 0, parse_unary(p, false), NULL);
-    else if (jinja_skip_op(p, '+')) e = pair(p, JE_PLUS, 0, parse_unary(p, false), NULL);
-    else e = parse_primary(p);
+    if (jinja_skip_op(p, '-'))
+        e = pair(p, JE_NEGATE, 0, parse_unary(p, false), NULL);
+    else if (jinja_skip_op(p, '+'))
+        e = pair(p, JE_PLUS, 0, parse_unary(p, false), NULL);
+    else
+        e = parse_primary(p);
     p->depth--;
     e = parse_postfix(p, e);
     while (with_filter && p->rc == ERR_OK) {
-        if (jinja_at_op(p, '|')) e = jinja_parse_filters(p, e, false);
-        else if (jinja_skip_name(p, "is")) e = parse_test(p, e);
-        else if (jinja_at_op(p, '(')) e = parse_call(p, e);
-        else break;
+        if (jinja_at_op(p, '|'))
+            e = jinja_parse_filters(p, e, false);
+        else if (jinja_skip_name(p, "is"))
+            e = parse_test(p, e);
+        else if (jinja_at_op(p, '('))
+            e = parse_call(p, e);
+        else
+            break;
     }
     return p->rc == ERR_OK ? e : NULL;
 }
@@ -346,7 +360,8 @@ static struct jinja_expr *parse_concat(struct jinja_parser *p)
     struct jinja_expr *e = jinja_new_expr(p, JE_CONCAT);
     struct jinja_parts parts = {0};
     jinja_parts_push(p, &parts, first);
-    while (p->rc == ERR_OK && jinja_skip_op(p, '~')) jinja_parts_push(p, &parts, parse_product(p));
+    while (p->rc == ERR_OK && jinja_skip_op(p, '~'))
+        jinja_parts_push(p, &parts, parse_product(p));
     return e != NULL && jinja_parts_take(p, &parts, &e->items, &e->n) ? e : NULL;
 }
 
@@ -419,14 +434,16 @@ static struct jinja_expr *parse_not(struct jinja_parser *p)
 static struct jinja_expr *parse_and(struct jinja_parser *p)
 {
     struct jinja_expr *e = parse_not(p);
-    while (e != NULL && jinja_skip_name(p, "and")) e = pair(p, JE_AND, 0, e, parse_not(p));
+    while (e != NULL && jinja_skip_name(p, "and"))
+        e = pair(p, JE_AND, 0, e, parse_not(p));
     return e;
 }
 
 static struct jinja_expr *parse_or(struct jinja_parser *p)
 {
     struct jinja_expr *e = parse_and(p);
-    while (e != NULL && jinja_skip_name(p, "or")) e = pair(p, JE_OR, 0, e, parse_and(p));
+    while (e != NULL && jinja_skip_name(p, "or"))
+        e = pair(p, JE_OR, 0, e, parse_and(p));
     return e;
 }
 
@@ -451,7 +468,8 @@ struct jinja_expr *jinja_parse_tuple(struct jinja_parser *p, bool without_if)
     struct jinja_expr *e = NULL;
     bool tuple = false;
     while (p->rc == ERR_OK) {
-        if (p->t->kind == JT_VARIABLE_END || p->t->kind == JT_BLOCK_END || jinja_at_op(p, ')')) break;
+        if (p->t->kind == JT_VARIABLE_END || p->t->kind == JT_BLOCK_END || jinja_at_op(p, ')'))
+            break;
         e = without_if ? parse_or(p) : jinja_parse_expression(p);
         jinja_parts_push(p, &parts, e);
         if (!jinja_skip_op(p, ',')) break;
@@ -474,7 +492,8 @@ static struct jinja_expr *parse_target_part(struct jinja_parser *p, bool with_na
     }
     if (p->t->kind != JT_NAME) return jinja_parse_fail(p, "a name to assign to is missing");
     struct jinja_expr *e = parse_name(p);
-    if (e != NULL && e->kind != JE_NAME) return jinja_parse_fail(p, "a constant cannot be assigned to");
+    if (e != NULL && e->kind != JE_NAME)
+        return jinja_parse_fail(p, "a constant cannot be assigned to");
     if (e == NULL || !with_namespace || !jinja_skip_op(p, '.')) return e;
     if (p->t->kind != JT_NAME) return jinja_parse_fail(p, "a name is missing after '.'");
     e->kind = JE_NS_TARGET;

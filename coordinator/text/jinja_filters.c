@@ -117,8 +117,10 @@ static bool f_default(struct jinja_run *r, in_t in, args_t a, struct jinja_value
     bool use = in->kind == JV_UNDEFINED || (flag(a, 1, "boolean") && !jinja_truth(in));
     *out = *in;
     if (!use) return true;
-    if (v != NULL) *out = *v;
-    else return jinja_new_str(r, "", 0, false, out);
+    if (v != NULL)
+        *out = *v;
+    else
+        return jinja_new_str(r, "", 0, false, out);
     return true;
 }
 
@@ -132,31 +134,42 @@ static bool read_number(const struct jinja_str *s, int base, int64_t *i, double 
     for (size_t k = from; k < end; k++) {
         if (n + 1 >= sizeof text || s->bytes[k] == '\0') return false;
         if (s->bytes[k] == '_' && k > from && k + 1 < end) continue;
-        if (f != NULL && (s->bytes[k] == 'x' || s->bytes[k] == 'X' || s->bytes[k] == 'p')) return false;
+        if (f != NULL && (s->bytes[k] == 'x' || s->bytes[k] == 'X' || s->bytes[k] == 'p'))
+            return false;
         text[n++] = s->bytes[k];
     }
     text[n] = '\0';
     char *rest;
     if (n == 0 || strchr(" \t\n\v\f\r", text[0]) != NULL) return false;
-    if (f != NULL) *f = strtod(text, &rest);
-    else *i = strtoll(text, &rest, base);
+    if (f != NULL)
+        *f = strtod(text, &rest);
+    else
+        *i = strtoll(text, &rest, base);
     if (*rest != '\0' || rest == text) return false;
     return f != NULL || (*i != INT64_MAX && *i != INT64_MIN);
 }
 
 static bool f_int(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
 {
-    const struct jinja_value *otherwise = jinja_arg(a, 0, "default"), *base = jinja_arg(a, 1, "base");
-    int radix = base != NULL && base->kind == JV_INT && base->integer >= 2 && base->integer <= 36 ? (int)base->integer : 10;
+    const struct jinja_value *otherwise = jinja_arg(a, 0, "default"),
+                             *base = jinja_arg(a, 1, "base");
+    int radix = base != NULL && base->kind == JV_INT && base->integer >= 2 && base->integer <= 36
+                    ? (int)base->integer
+                    : 10;
     double f = (double)NAN;
     int64_t i;
     if (in->kind == JV_UNDEFINED) return jinja_fail(r, "an undefined value is no integer");
     *out = otherwise != NULL ? *otherwise : jinja_int(0);
-    if (in->kind == JV_INT) *out = *in;
-    else if (in->kind == JV_BOOL) *out = jinja_int(in->truth);
-    else if (in->kind == JV_STRING && read_number(in->str, radix, &i, NULL)) *out = jinja_int(i);
-    else if (in->kind == JV_FLOAT) f = in->real;
-    else if (in->kind == JV_STRING && !read_number(in->str, 10, NULL, &f)) f = (double)NAN;
+    if (in->kind == JV_INT)
+        *out = *in;
+    else if (in->kind == JV_BOOL)
+        *out = jinja_int(in->truth);
+    else if (in->kind == JV_STRING && read_number(in->str, radix, &i, NULL))
+        *out = jinja_int(i);
+    else if (in->kind == JV_FLOAT)
+        f = in->real;
+    else if (in->kind == JV_STRING && !read_number(in->str, 10, NULL, &f))
+        f = (double)NAN;
     if (f >= -0x1p63 && f < 0x1p63) *out = jinja_int((int64_t)f);
     return true;
 }
@@ -167,10 +180,14 @@ static bool f_float(struct jinja_run *r, in_t in, args_t a, struct jinja_value *
     double f;
     if (in->kind == JV_UNDEFINED) return jinja_fail(r, "an undefined value is no number");
     *out = otherwise != NULL ? *otherwise : jinja_real(0.0);
-    if (in->kind == JV_FLOAT) *out = *in;
-    else if (in->kind == JV_INT) *out = jinja_real((double)in->integer);
-    else if (in->kind == JV_BOOL) *out = jinja_real(in->truth);
-    else if (in->kind == JV_STRING && read_number(in->str, 10, NULL, &f)) *out = jinja_real(f);
+    if (in->kind == JV_FLOAT)
+        *out = *in;
+    else if (in->kind == JV_INT)
+        *out = jinja_real((double)in->integer);
+    else if (in->kind == JV_BOOL)
+        *out = jinja_real(in->truth);
+    else if (in->kind == JV_STRING && read_number(in->str, 10, NULL, &f))
+        *out = jinja_real(f);
     return true;
 }
 
@@ -187,12 +204,14 @@ static bool f_abs(struct jinja_run *r, in_t in, args_t a, struct jinja_value *ou
 
 static bool f_round(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
 {
-    const struct jinja_value *precision = jinja_arg(a, 0, "precision"), *method = jinja_arg(a, 1, "method");
+    const struct jinja_value *precision = jinja_arg(a, 0, "precision"),
+                             *method = jinja_arg(a, 1, "method");
     int64_t digits = precision != NULL && precision->kind == JV_INT ? precision->integer : 0;
     struct jinja_value v;
     if (in->kind != JV_INT && in->kind != JV_FLOAT && in->kind != JV_BOOL)
         return jinja_fail(r, "'%s' cannot be rounded", jinja_kind_name(in));
-    if (digits < -300 || digits > 300) return jinja_fail(r, "round to %lld digits", (long long)digits);
+    if (digits < -300 || digits > 300)
+        return jinja_fail(r, "round to %lld digits", (long long)digits);
     if (!f_float(r, in, &(struct jinja_args){0}, &v)) return false;
     if (method != NULL && (jinja_is_str(method, "ceil") || jinja_is_str(method, "floor"))) {
         double scale = pow(10, (double)digits), f = v.real * scale;
@@ -203,7 +222,8 @@ static bool f_round(struct jinja_run *r, in_t in, args_t a, struct jinja_value *
         return jinja_fail(r, "method must be common, ceil or floor");
     char text[700];
     *out = v;
-    if (digits >= 0 && isfinite(v.real)) { /* printf rounds the exact value, ties to even, as Python */
+    if (digits >= 0 &&
+        isfinite(v.real)) { /* printf rounds the exact value, ties to even, as Python */
         snprintf(text, sizeof text, "%.*f", (int)(digits < 300 ? digits : 300), v.real);
         *out = jinja_real(strtod(text, NULL));
     } else if (isfinite(v.real)) {
@@ -217,9 +237,11 @@ static bool f_round(struct jinja_run *r, in_t in, args_t a, struct jinja_value *
 static bool f_tojson(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
 {
     /* transformers: tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False) */
-    const struct jinja_value *indent = jinja_arg(a, 1, "indent"), *separators = jinja_arg(a, 2, "separators");
-    struct jinja_json_style style = {
-        .indent = -1, .ensure_ascii = flag(a, 0, "ensure_ascii"), .sort_keys = flag(a, 3, "sort_keys")};
+    const struct jinja_value *indent = jinja_arg(a, 1, "indent"),
+                             *separators = jinja_arg(a, 2, "separators");
+    struct jinja_json_style style = {.indent = -1,
+                                     .ensure_ascii = flag(a, 0, "ensure_ascii"),
+                                     .sort_keys = flag(a, 3, "sort_keys")};
     if (indent != NULL && indent->kind == JV_INT) {
         if (indent->integer > 1024) return jinja_fail(r, "an indent of more than 1024");
         style.indent = indent->integer < 0 ? 0 : (int)indent->integer;
@@ -239,7 +261,8 @@ static bool f_tojson(struct jinja_run *r, in_t in, args_t a, struct jinja_value 
 }
 
 /* Attribute "a.b.0" of v, as the filters' attribute= means it. */
-static bool get_path(struct jinja_run *r, in_t v, const struct jinja_value *path, struct jinja_value *out)
+static bool get_path(struct jinja_run *r, in_t v, const struct jinja_value *path,
+                     struct jinja_value *out)
 {
     *out = *v;
     if (path->kind != JV_STRING) return jinja_getitem(r, v, path, out);
@@ -254,15 +277,18 @@ static bool get_path(struct jinja_run *r, in_t v, const struct jinja_value *path
             digits = s[k] >= '0' && s[k] <= '9';
             number = number * 10 + (s[k] - '0');
         }
-        if (digits) key = jinja_int(number);
-        else if (!jinja_substr(r, path->str, i, n, &key)) return false;
+        if (digits)
+            key = jinja_int(number);
+        else if (!jinja_substr(r, path->str, i, n, &key))
+            return false;
         if (!jinja_getitem(r, &from, &key, out)) return false;
         i += n + 1;
     }
     return true;
 }
 
-static bool maybe_path(struct jinja_run *r, in_t v, const struct jinja_value *path, struct jinja_value *out)
+static bool maybe_path(struct jinja_run *r, in_t v, const struct jinja_value *path,
+                       struct jinja_value *out)
 {
     *out = *v;
     return path == NULL || path->kind == JV_NONE || get_path(r, v, path, out);
@@ -270,13 +296,15 @@ static bool maybe_path(struct jinja_run *r, in_t v, const struct jinja_value *pa
 
 static bool f_map(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
 {
-    const struct jinja_value *path = jinja_arg(a, -1, "attribute"), *otherwise = jinja_arg(a, -1, "default");
+    const struct jinja_value *path = jinja_arg(a, -1, "attribute"),
+                             *otherwise = jinja_arg(a, -1, "default");
     const struct jinja_filter *f = NULL;
     struct jinja_iter it;
     struct jinja_value item, mapped;
     if (a->n > 0 && a->items[0].kind == JV_STRING) {
         char name[32] = "";
-        if (a->items[0].str->len < sizeof name) memcpy(name, a->items[0].str->bytes, a->items[0].str->len);
+        if (a->items[0].str->len < sizeof name)
+            memcpy(name, a->items[0].str->bytes, a->items[0].str->len);
         f = jinja_filter_find(name);
     }
     if (f == NULL && path == NULL) return jinja_fail(r, "map wants a filter's name or attribute=");
@@ -289,7 +317,8 @@ static bool f_map(struct jinja_run *r, in_t in, args_t a, struct jinja_value *ou
     for (bool more = true; more;) {
         if (!jinja_iter_next(r, &it, &item, &more)) return false;
         if (!more) break;
-        if (f != NULL ? !jinja_filter_call(r, f, &item, &rest, &mapped) : !get_path(r, &item, path, &mapped))
+        if (f != NULL ? !jinja_filter_call(r, f, &item, &rest, &mapped)
+                      : !get_path(r, &item, path, &mapped))
             return false;
         if (f == NULL && mapped.kind == JV_UNDEFINED && otherwise != NULL) mapped = *otherwise;
         if (!jinja_list_push(r, out->list, mapped)) return false;
@@ -409,22 +438,24 @@ static bool f_items(struct jinja_run *r, in_t in, args_t a, struct jinja_value *
 }
 
 /* Strings compare without case unless asked. */
-static bool sort_key(struct jinja_run *r, in_t v, const struct jinja_value *path, bool case_sensitive,
-                     struct jinja_value *out)
+static bool sort_key(struct jinja_run *r, in_t v, const struct jinja_value *path,
+                     bool case_sensitive, struct jinja_value *out)
 {
     struct jinja_value key;
     if (!maybe_path(r, v, path, &key)) return false;
     *out = key;
-    return case_sensitive || key.kind != JV_STRING || jinja_recase(r, key.str, JINJA_LOWER, false, out);
+    return case_sensitive || key.kind != JV_STRING ||
+           jinja_recase(r, key.str, JINJA_LOWER, false, out);
 }
 
 /* Stable merge sort of items by keys, both moved. */
-static bool merge_sort(struct jinja_run *r, struct jinja_entry *e, struct jinja_entry *spare, size_t n,
-                       bool down)
+static bool merge_sort(struct jinja_run *r, struct jinja_entry *e, struct jinja_entry *spare,
+                       size_t n, bool down)
 {
     for (size_t width = 1; width < n; width *= 2) {
         for (size_t at = 0; at < n; at += 2 * width) {
-            size_t i = at, mid = at + width < n ? at + width : n, end = mid + width < n ? mid + width : n;
+            size_t i = at, mid = at + width < n ? at + width : n,
+                   end = mid + width < n ? mid + width : n;
             size_t j = mid;
             for (size_t k = at; k < end; k++) {
                 int c = 0;
@@ -438,8 +469,9 @@ static bool merge_sort(struct jinja_run *r, struct jinja_entry *e, struct jinja_
     return true;
 }
 
-static bool sort_items(struct jinja_run *r, const struct jinja_list *items, const struct jinja_value *path,
-                       bool case_sensitive, bool down, struct jinja_value *out)
+static bool sort_items(struct jinja_run *r, const struct jinja_list *items,
+                       const struct jinja_value *path, bool case_sensitive, bool down,
+                       struct jinja_value *out)
 {
     struct jinja_entry *e = jinja_alloc(r, items->n, sizeof *e);
     struct jinja_entry *spare = jinja_alloc(r, items->n, sizeof *spare);
@@ -449,7 +481,8 @@ static bool sort_items(struct jinja_run *r, const struct jinja_list *items, cons
         if (!sort_key(r, &items->items[i], path, case_sensitive, &e[i].key)) return false;
     }
     if (!merge_sort(r, e, spare, items->n, down)) return false;
-    for (size_t i = 0; i < items->n; i++) out->list->items[i] = e[i].value;
+    for (size_t i = 0; i < items->n; i++)
+        out->list->items[i] = e[i].value;
     out->list->n = items->n;
     return true;
 }
@@ -467,8 +500,8 @@ static bool f_dictsort(struct jinja_run *r, in_t in, args_t a, struct jinja_valu
     const struct jinja_value *by = jinja_arg(a, 1, "by");
     struct jinja_value all, pos = jinja_int(by != NULL && jinja_is_str(by, "value"));
     if (in->kind != JV_DICT) return jinja_fail(r, "dictsort wants a dict");
-    return f_items(r, in, a, &all) && sort_items(r, all.list, &pos, flag(a, 0, "case_sensitive"),
-                                                 flag(a, 2, "reverse"), out);
+    return f_items(r, in, a, &all) &&
+           sort_items(r, all.list, &pos, flag(a, 0, "case_sensitive"), flag(a, 2, "reverse"), out);
 }
 
 static bool f_unique(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
@@ -521,12 +554,14 @@ static bool f_max(struct jinja_run *r, in_t in, args_t a, struct jinja_value *ou
 
 static bool f_sum(struct jinja_run *r, in_t in, args_t a, struct jinja_value *out)
 {
-    const struct jinja_value *path = jinja_arg(a, 0, "attribute"), *start = jinja_arg(a, 1, "start");
+    const struct jinja_value *path = jinja_arg(a, 0, "attribute"),
+                             *start = jinja_arg(a, 1, "start");
     struct jinja_value all, v, total = start != NULL ? *start : jinja_int(0);
     if (!to_list(r, in, &all)) return false;
     for (size_t i = 0; i < all.list->n; i++) {
         struct jinja_value before = total;
-        if (!maybe_path(r, &all.list->items[i], path, &v) || !jinja_binary(r, '+', &before, &v, &total))
+        if (!maybe_path(r, &all.list->items[i], path, &v) ||
+            !jinja_binary(r, '+', &before, &v, &total))
             return false;
     }
     *out = total;
@@ -540,8 +575,10 @@ static bool f_indent(struct jinja_run *r, in_t in, args_t a, struct jinja_value 
     struct jinja_value s, pad, lines, by = jinja_int(4);
     if (width != NULL) by = *width;
     if (!jinja_to_str(r, in, &s)) return false;
-    if (by.kind == JV_STRING) pad = by;
-    else if (!jinja_new_str(r, " ", 1, false, &pad) || !jinja_binary(r, '*', &pad, &by, &pad)) return false;
+    if (by.kind == JV_STRING)
+        pad = by;
+    else if (!jinja_new_str(r, " ", 1, false, &pad) || !jinja_binary(r, '*', &pad, &by, &pad))
+        return false;
     struct jinja_method split = {s, "splitlines"};
     if (!jinja_method_call(r, &split, &(struct jinja_args){0}, &lines)) return false;
     size_t mark = jinja_mark(r);
@@ -566,18 +603,42 @@ static bool f_escape(struct jinja_run *r, in_t in, args_t a, struct jinja_value 
 }
 
 static const struct jinja_filter filters[] = {
-    {"abs", f_abs, 0},           {"capitalize", f_capitalize, 0}, {"count", f_length, 0},
-    {"d", f_default, 2},         {"default", f_default, 2},       {"dictsort", f_dictsort, 3},
-    {"e", f_escape, 0},          {"escape", f_escape, 0},         {"first", f_first, 0},
-    {"float", f_float, 1},       {"indent", f_indent, 3},         {"int", f_int, 2},
-    {"items", f_items, 0},       {"join", f_join, 2},             {"last", f_last, 0},
-    {"length", f_length, 0},     {"list", f_list, 0},             {"lower", f_lower, 0},
-    {"map", f_map, 16},          {"max", f_max, 2},               {"min", f_min, 2},
-    {"reject", f_reject, 16},    {"rejectattr", f_rejectattr, 16}, {"replace", f_replace, 3},
-    {"reverse", f_reverse, 0},   {"round", f_round, 2},           {"safe", f_safe, 0},
-    {"select", f_select, 16},    {"selectattr", f_selectattr, 16}, {"sort", f_sort, 3},
-    {"string", f_string, 0},     {"sum", f_sum, 2},               {"title", f_title, 0},
-    {"tojson", f_tojson, 4},     {"trim", f_trim, 1},             {"unique", f_unique, 2},
+    {"abs", f_abs, 0},
+    {"capitalize", f_capitalize, 0},
+    {"count", f_length, 0},
+    {"d", f_default, 2},
+    {"default", f_default, 2},
+    {"dictsort", f_dictsort, 3},
+    {"e", f_escape, 0},
+    {"escape", f_escape, 0},
+    {"first", f_first, 0},
+    {"float", f_float, 1},
+    {"indent", f_indent, 3},
+    {"int", f_int, 2},
+    {"items", f_items, 0},
+    {"join", f_join, 2},
+    {"last", f_last, 0},
+    {"length", f_length, 0},
+    {"list", f_list, 0},
+    {"lower", f_lower, 0},
+    {"map", f_map, 16},
+    {"max", f_max, 2},
+    {"min", f_min, 2},
+    {"reject", f_reject, 16},
+    {"rejectattr", f_rejectattr, 16},
+    {"replace", f_replace, 3},
+    {"reverse", f_reverse, 0},
+    {"round", f_round, 2},
+    {"safe", f_safe, 0},
+    {"select", f_select, 16},
+    {"selectattr", f_selectattr, 16},
+    {"sort", f_sort, 3},
+    {"string", f_string, 0},
+    {"sum", f_sum, 2},
+    {"title", f_title, 0},
+    {"tojson", f_tojson, 4},
+    {"trim", f_trim, 1},
+    {"unique", f_unique, 2},
     {"upper", f_upper, 0},
 };
 
@@ -588,10 +649,12 @@ const struct jinja_filter *jinja_filter_find(const char *name)
     return NULL;
 }
 
-bool jinja_filter_call(struct jinja_run *r, const struct jinja_filter *f, const struct jinja_value *in,
-                       const struct jinja_args *args, struct jinja_value *out)
+bool jinja_filter_call(struct jinja_run *r, const struct jinja_filter *f,
+                       const struct jinja_value *in, const struct jinja_args *args,
+                       struct jinja_value *out)
 {
-    if (args->n > (size_t)f->max_args) return jinja_fail(r, "too many arguments for the filter '%s'", f->name);
+    if (args->n > (size_t)f->max_args)
+        return jinja_fail(r, "too many arguments for the filter '%s'", f->name);
     struct jinja_value v = *in; /* in and out may be the same */
     bool ok = jinja_enter(r) && f->fn(r, &v, args, out);
     jinja_leave(r);

@@ -55,13 +55,18 @@ static bool emit_str_repr(struct jinja_run *r, const struct jinja_str *s)
         bool tainted = s->taint != NULL ? s->taint[i] != 0 : s->tainted;
         char esc[16];
         int n = 0;
-        if (cp == '\n') n = snprintf(esc, sizeof esc, "\\n");
-        else if (cp == '\r') n = snprintf(esc, sizeof esc, "\\r");
-        else if (cp == '\t') n = snprintf(esc, sizeof esc, "\\t");
-        else if (cp == '\\' || cp == (uint32_t)(unsigned char)quote) n = snprintf(esc, sizeof esc, "\\%c", (int)cp);
+        if (cp == '\n')
+            n = snprintf(esc, sizeof esc, "\\n");
+        else if (cp == '\r')
+            n = snprintf(esc, sizeof esc, "\\r");
+        else if (cp == '\t')
+            n = snprintf(esc, sizeof esc, "\\t");
+        else if (cp == '\\' || cp == (uint32_t)(unsigned char)quote)
+            n = snprintf(esc, sizeof esc, "\\%c", (int)cp);
         else if (cp < 0x20 || (cp >= 0x7f && cp <= 0xa0) || cp == 0xad)
             n = snprintf(esc, sizeof esc, "\\x%02x", (unsigned)cp);
-        else if (jinja_is_space(cp) && cp != ' ') n = snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
+        else if (jinja_is_space(cp) && cp != ' ')
+            n = snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
         ok = n > 0 ? jinja_emit(r, esc, (size_t)n, tainted) : jinja_emit_sub(r, s, i, used);
         i += used;
     }
@@ -100,19 +105,42 @@ static bool emit_repr(struct jinja_run *r, const struct jinja_value *v)
     bool ok = jinja_enter(r);
     if (ok) {
         switch (v->kind) {
-        case JV_UNDEFINED: ok = jinja_emit_text(r, "Undefined"); break;
-        case JV_NONE: ok = jinja_emit_text(r, "None"); break;
-        case JV_BOOL: ok = jinja_emit_text(r, v->truth ? "True" : "False"); break;
-        case JV_INT: ok = emit_int(r, v->integer); break;
-        case JV_FLOAT: ok = emit_real(r, v->real); break;
-        case JV_STRING: ok = emit_str_repr(r, v->str); break;
-        case JV_LIST: ok = emit_items(r, v->list, "[", "]"); break;
-        case JV_TUPLE: ok = emit_items(r, v->list, "(", v->list->n == 1 ? ",)" : ")"); break;
-        case JV_VIEW: ok = emit_items(r, v->list, "dict_view([", "])"); break;
-        case JV_DICT: ok = emit_dict(r, v->dict); break;
-        case JV_RANGE: ok = emit_range(r, v->range); break;
+        case JV_UNDEFINED:
+            ok = jinja_emit_text(r, "Undefined");
+            break;
+        case JV_NONE:
+            ok = jinja_emit_text(r, "None");
+            break;
+        case JV_BOOL:
+            ok = jinja_emit_text(r, v->truth ? "True" : "False");
+            break;
+        case JV_INT:
+            ok = emit_int(r, v->integer);
+            break;
+        case JV_FLOAT:
+            ok = emit_real(r, v->real);
+            break;
+        case JV_STRING:
+            ok = emit_str_repr(r, v->str);
+            break;
+        case JV_LIST:
+            ok = emit_items(r, v->list, "[", "]");
+            break;
+        case JV_TUPLE:
+            ok = emit_items(r, v->list, "(", v->list->n == 1 ? ",)" : ")");
+            break;
+        case JV_VIEW:
+            ok = emit_items(r, v->list, "dict_view([", "])");
+            break;
+        case JV_DICT:
+            ok = emit_dict(r, v->dict);
+            break;
+        case JV_RANGE:
+            ok = emit_range(r, v->range);
+            break;
         case JV_NAMESPACE:
-            ok = jinja_emit_text(r, "<Namespace ") && emit_dict(r, v->dict) && jinja_emit_text(r, ">");
+            ok = jinja_emit_text(r, "<Namespace ") && emit_dict(r, v->dict) &&
+                 jinja_emit_text(r, ">");
             break;
         case JV_GENERATOR:
         case JV_LOOP:
@@ -153,7 +181,8 @@ static bool emit_json_string(struct jinja_run *r, const struct jinja_str *s, boo
     for (size_t i = 0; ok && i < s->len;) {
         size_t run = i; /* most text needs no escapes: emit it in runs */
         while (run < s->len && s->bytes[run] != '"' && s->bytes[run] != '\\' &&
-               (unsigned char)s->bytes[run] >= 0x20 && (!ascii || (unsigned char)s->bytes[run] < 0x7f))
+               (unsigned char)s->bytes[run] >= 0x20 &&
+               (!ascii || (unsigned char)s->bytes[run] < 0x7f))
             run++;
         if (run > i) ok = jinja_emit_sub(r, s, i, run - i);
         i = run;
@@ -167,9 +196,12 @@ static bool emit_json_string(struct jinja_run *r, const struct jinja_str *s, boo
             if ((uint32_t)*p == cp) short_form = p + 1;
         char esc[16];
         int n;
-        if (short_form != NULL) n = snprintf(esc, sizeof esc, "\\%c", *short_form);
-        else if (cp == 0x7f) n = snprintf(esc, sizeof esc, "\x7f");
-        else if (cp < 0x10000) n = snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
+        if (short_form != NULL)
+            n = snprintf(esc, sizeof esc, "\\%c", *short_form);
+        else if (cp == 0x7f)
+            n = snprintf(esc, sizeof esc, "\x7f");
+        else if (cp < 0x10000)
+            n = snprintf(esc, sizeof esc, "\\u%04x", (unsigned)cp);
         else
             n = snprintf(esc, sizeof esc, "\\u%04x\\u%04x", 0xd800 + ((cp - 0x10000) >> 10),
                          0xdc00 + ((cp - 0x10000) & 0x3ff));
@@ -202,7 +234,8 @@ static bool json_key(struct jinja_run *r, const struct jinja_value *key,
 {
     if (key->kind == JV_STRING) return emit_json_string(r, key->str, style->ensure_ascii);
     if (key->kind > JV_FLOAT || key->kind == JV_UNDEFINED)
-        return jinja_fail(r, "keys must be str, int, float, bool or None, not %s", jinja_kind_name(key));
+        return jinja_fail(r, "keys must be str, int, float, bool or None, not %s",
+                          jinja_kind_name(key));
     return jinja_emit_text(r, "\"") && json_value(r, key, style, 0) && jinja_emit_text(r, "\"");
 }
 
@@ -254,18 +287,30 @@ static bool json_value(struct jinja_run *r, const struct jinja_value *v,
     bool ok = jinja_enter(r);
     if (ok) {
         switch (v->kind) {
-        case JV_NONE: ok = jinja_emit_text(r, "null"); break;
-        case JV_BOOL: ok = jinja_emit_text(r, v->truth ? "true" : "false"); break;
-        case JV_INT: ok = emit_int(r, v->integer); break;
+        case JV_NONE:
+            ok = jinja_emit_text(r, "null");
+            break;
+        case JV_BOOL:
+            ok = jinja_emit_text(r, v->truth ? "true" : "false");
+            break;
+        case JV_INT:
+            ok = emit_int(r, v->integer);
+            break;
         case JV_FLOAT:
             ok = isnan(v->real)   ? jinja_emit_text(r, "NaN")
                  : isinf(v->real) ? jinja_emit_text(r, v->real < 0 ? "-Infinity" : "Infinity")
                                   : emit_real(r, v->real);
             break;
-        case JV_STRING: ok = emit_json_string(r, v->str, style->ensure_ascii); break;
+        case JV_STRING:
+            ok = emit_json_string(r, v->str, style->ensure_ascii);
+            break;
         case JV_LIST:
-        case JV_TUPLE: ok = json_list(r, v->list, style, level); break;
-        case JV_DICT: ok = json_dict(r, v->dict, style, level); break;
+        case JV_TUPLE:
+            ok = json_list(r, v->list, style, level);
+            break;
+        case JV_DICT:
+            ok = json_dict(r, v->dict, style, level);
+            break;
         default:
             ok = jinja_fail(r, "Object of type %s is not JSON serializable", jinja_kind_name(v));
         }

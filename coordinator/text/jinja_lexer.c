@@ -40,7 +40,8 @@ static enum err_code push(struct lexer *lx, struct jinja_token t)
     return ERR_OK;
 }
 
-static enum err_code push_text(struct lexer *lx, enum jinja_token_kind kind, const char *s, size_t n)
+static enum err_code push_text(struct lexer *lx, enum jinja_token_kind kind, const char *s,
+                               size_t n)
 {
     char *copy = arena_strndup(lx->arena, s, n);
     if (copy == NULL) return err_nomem(lx->why, "template text");
@@ -84,21 +85,45 @@ static enum err_code lex_escape(struct lexer *lx, const char *s, size_t n, size_
     uint32_t cp;
     size_t digits = 0;
     switch (c) {
-    case '\n': return ERR_OK;
-    case 'n': cp = '\n'; break;
-    case 't': cp = '\t'; break;
-    case 'r': cp = '\r'; break;
-    case 'a': cp = '\a'; break;
-    case 'b': cp = '\b'; break;
-    case 'f': cp = '\f'; break;
-    case 'v': cp = '\v'; break;
+    case '\n':
+        return ERR_OK;
+    case 'n':
+        cp = '\n';
+        break;
+    case 't':
+        cp = '\t';
+        break;
+    case 'r':
+        cp = '\r';
+        break;
+    case 'a':
+        cp = '\a';
+        break;
+    case 'b':
+        cp = '\b';
+        break;
+    case 'f':
+        cp = '\f';
+        break;
+    case 'v':
+        cp = '\v';
+        break;
     case '\\':
     case '\'':
-    case '"': cp = (uint32_t)c; break;
-    case 'x': digits = 2; break;
-    case 'u': digits = 4; break;
-    case 'U': digits = 8; break;
-    case 'N': return fail(lx, "\\N{..} in a string is not supported");
+    case '"':
+        cp = (uint32_t)c;
+        break;
+    case 'x':
+        digits = 2;
+        break;
+    case 'u':
+        digits = 4;
+        break;
+    case 'U':
+        digits = 8;
+        break;
+    case 'N':
+        return fail(lx, "\\N{..} in a string is not supported");
     default:
         if (c >= '0' && c <= '7') {
             cp = (uint32_t)(c - '0');
@@ -114,10 +139,14 @@ static enum err_code lex_escape(struct lexer *lx, const char *s, size_t n, size_
         cp = 0;
         for (; digits > 0; digits--) {
             char h = *i < n ? s[(*i)++] : '?';
-            if (h >= '0' && h <= '9') cp = cp * 16 + (uint32_t)(h - '0');
-            else if (h >= 'a' && h <= 'f') cp = cp * 16 + (uint32_t)(h - 'a' + 10);
-            else if (h >= 'A' && h <= 'F') cp = cp * 16 + (uint32_t)(h - 'A' + 10);
-            else return fail(lx, "bad \\x, \\u or \\U escape in a string");
+            if (h >= '0' && h <= '9')
+                cp = cp * 16 + (uint32_t)(h - '0');
+            else if (h >= 'a' && h <= 'f')
+                cp = cp * 16 + (uint32_t)(h - 'a' + 10);
+            else if (h >= 'A' && h <= 'F')
+                cp = cp * 16 + (uint32_t)(h - 'A' + 10);
+            else
+                return fail(lx, "bad \\x, \\u or \\U escape in a string");
         }
     }
     /* No escape is longer than what it writes except two octal digits or fewer, which write two
@@ -130,7 +159,8 @@ static enum err_code lex_string(struct lexer *lx)
 {
     char quote = lx->src[lx->pos];
     size_t start = lx->pos + 1, end = start;
-    while (end < lx->n && lx->src[end] != quote) end += lx->src[end] == '\\' ? 2 : 1;
+    while (end < lx->n && lx->src[end] != quote)
+        end += lx->src[end] == '\\' ? 2 : 1;
     if (end >= lx->n) return fail(lx, "a string has no end");
     char *out = arena_alloc(lx->arena, (end - start) * 2 + 1);
     if (out == NULL) return err_nomem(lx->why, "template text");
@@ -212,7 +242,8 @@ static enum err_code lex_op(struct lexer *lx, char *stack, size_t *depth)
     for (size_t i = 0; i < sizeof two / sizeof two[0]; i++)
         if (at(lx, lx->pos, two[i])) {
             lx->pos += 2;
-            return push(lx, (struct jinja_token){.kind = JT_OP, .op = JINJA_OP2(two[i][0], two[i][1])});
+            return push(lx,
+                        (struct jinja_token){.kind = JT_OP, .op = JINJA_OP2(two[i][0], two[i][1])});
         }
     char c = lx->src[lx->pos];
     if (strchr("+-*/%~<>=.,:|()[]{}", c) == NULL || c == '\0')
@@ -239,8 +270,8 @@ static enum err_code lex_code(struct lexer *lx, bool block)
         if (depth == 0) {
             size_t end = closing(lx, lx->pos, block ? "%}" : "}}", block);
             if (end != 0) {
-                enum err_code rc = push(
-                    lx, (struct jinja_token){.kind = block ? JT_BLOCK_END : JT_VARIABLE_END});
+                enum err_code rc =
+                    push(lx, (struct jinja_token){.kind = block ? JT_BLOCK_END : JT_VARIABLE_END});
                 advance(lx, end);
                 lx->line_starting = lx->src[end - 1] == '\n';
                 return rc;
@@ -254,7 +285,8 @@ static enum err_code lex_code(struct lexer *lx, bool block)
             rc = lex_number(lx);
         } else if (name_char(c)) {
             size_t end = lx->pos;
-            while (end < lx->n && name_char(lx->src[end])) end++;
+            while (end < lx->n && name_char(lx->src[end]))
+                end++;
             rc = push_text(lx, JT_NAME, lx->src + lx->pos, end - lx->pos);
             lx->pos = end;
         } else {
@@ -284,11 +316,11 @@ static enum err_code lex_data(struct lexer *lx, size_t tag, bool strips_line)
         end -= jinja_space_suffix(lx->src + start, end - start);
     } else if (sign != '+' && strips_line) {
         size_t p = end;
-        while (p > start && (lx->src[p - 1] == ' ' || lx->src[p - 1] == '\t')) p--;
+        while (p > start && (lx->src[p - 1] == ' ' || lx->src[p - 1] == '\t'))
+            p--;
         if ((p > start && lx->src[p - 1] == '\n') || (p == start && lx->line_starting)) end = p;
     }
-    enum err_code rc =
-        end > start ? push_text(lx, JT_DATA, lx->src + start, end - start) : ERR_OK;
+    enum err_code rc = end > start ? push_text(lx, JT_DATA, lx->src + start, end - start) : ERR_OK;
     advance(lx, tag);
     return rc;
 }
@@ -325,7 +357,8 @@ static enum err_code lex_all(struct lexer *lx)
     enum err_code rc = ERR_OK;
     while (rc == ERR_OK && lx->pos < lx->n) {
         size_t tag = lx->pos;
-        while (tag < lx->n && !at(lx, tag, "{%") && !at(lx, tag, "{{") && !at(lx, tag, "{#")) tag++;
+        while (tag < lx->n && !at(lx, tag, "{%") && !at(lx, tag, "{{") && !at(lx, tag, "{#"))
+            tag++;
         if (tag == lx->n) {
             rc = push_text(lx, JT_DATA, lx->src + lx->pos, tag - lx->pos);
             advance(lx, tag);
@@ -345,7 +378,8 @@ static enum err_code lex_all(struct lexer *lx)
             continue;
         }
         if (at(lx, inside, "-") || (kind == '%' && at(lx, inside, "+"))) inside++;
-        rc = push(lx, (struct jinja_token){.kind = kind == '%' ? JT_BLOCK_BEGIN : JT_VARIABLE_BEGIN});
+        rc = push(lx,
+                  (struct jinja_token){.kind = kind == '%' ? JT_BLOCK_BEGIN : JT_VARIABLE_BEGIN});
         advance(lx, inside);
         if (rc == ERR_OK) rc = lex_code(lx, kind == '%');
     }

@@ -28,7 +28,7 @@ enum jinja_token_kind {
 struct jinja_token {
     enum jinja_token_kind kind;
     uint16_t op;
-    uint32_t line; /* from 1 */
+    uint32_t line;    /* from 1 */
     const char *text; /* DATA, NAME, STRING: in the arena, 0-terminated */
     size_t len;
     int64_t integer;

@@ -4,8 +4,8 @@
 #include "common/base/check.h"
 #include "coordinator/text/jinja_run.h"
 
-typedef bool method_fn(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out);
+typedef bool method_fn(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out);
 
 struct method {
     const char *name;
@@ -22,8 +22,8 @@ static bool text_arg(struct jinja_run *r, const struct jinja_args *a, int pos, c
     return true;
 }
 
-static bool str_split(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_split(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     const struct jinja_value *sep = jinja_arg(a, 0, "sep"), *max = jinja_arg(a, 1, "maxsplit");
     const struct jinja_str *s = self->str;
@@ -34,7 +34,9 @@ static bool str_split(struct jinja_run *r, const struct jinja_value *self, const
         if (sep->str->len == 0) return jinja_fail(r, "empty separator");
         size_t i = 0;
         for (; left != 0; left--) {
-            const char *hit = i < s->len ? memmem(s->bytes + i, s->len - i, sep->str->bytes, sep->str->len) : NULL;
+            const char *hit = i < s->len
+                                  ? memmem(s->bytes + i, s->len - i, sep->str->bytes, sep->str->len)
+                                  : NULL;
             if (hit == NULL) break;
             size_t at = (size_t)(hit - s->bytes);
             if (!jinja_substr(r, s, i, at - i, &part) || !jinja_list_push(r, out->list, part))
@@ -49,8 +51,10 @@ static bool str_split(struct jinja_run *r, const struct jinja_value *self, const
         if (i == s->len) return true;
         size_t end = i;
         if (left == 0) end = s->len; /* the rest keeps its white space at the end */
-        while (left != 0 && end < s->len && jinja_space_prefix(s->bytes + end, s->len - end) == 0) end++;
-        if (!jinja_substr(r, s, i, end - i, &part) || !jinja_list_push(r, out->list, part)) return false;
+        while (left != 0 && end < s->len && jinja_space_prefix(s->bytes + end, s->len - end) == 0)
+            end++;
+        if (!jinja_substr(r, s, i, end - i, &part) || !jinja_list_push(r, out->list, part))
+            return false;
         if (left == 0) return true;
         i = end;
     }
@@ -65,28 +69,31 @@ static bool str_splitlines(struct jinja_run *r, const struct jinja_value *self,
     if (!jinja_touch(r, s->len) || !jinja_new_list(r, JV_LIST, 0, out)) return false;
     for (size_t i = 0; i < s->len;) {
         size_t end = i;
-        while (end < s->len && s->bytes[end] != '\n' && s->bytes[end] != '\r') end++;
-        if (!jinja_substr(r, s, i, end - i, &part) || !jinja_list_push(r, out->list, part)) return false;
-        if (end < s->len && s->bytes[end] == '\r' && end + 1 < s->len && s->bytes[end + 1] == '\n') end++;
+        while (end < s->len && s->bytes[end] != '\n' && s->bytes[end] != '\r')
+            end++;
+        if (!jinja_substr(r, s, i, end - i, &part) || !jinja_list_push(r, out->list, part))
+            return false;
+        if (end < s->len && s->bytes[end] == '\r' && end + 1 < s->len && s->bytes[end + 1] == '\n')
+            end++;
         i = end + 1;
     }
     return true;
 }
 
-static bool str_strip(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_strip(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     return jinja_strip(r, self->str, jinja_arg(a, 0, NULL), 3, out);
 }
 
-static bool str_lstrip(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool str_lstrip(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     return jinja_strip(r, self->str, jinja_arg(a, 0, NULL), 1, out);
 }
 
-static bool str_rstrip(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool str_rstrip(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     return jinja_strip(r, self->str, jinja_arg(a, 0, NULL), 2, out);
 }
@@ -122,22 +129,22 @@ static bool str_endswith(struct jinja_run *r, const struct jinja_value *self,
     return str_edge(r, self->str, a, false, out);
 }
 
-static bool str_upper(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_upper(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     (void)a;
     return jinja_recase(r, self->str, JINJA_UPPER, false, out);
 }
 
-static bool str_lower(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_lower(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     (void)a;
     return jinja_recase(r, self->str, JINJA_LOWER, false, out);
 }
 
-static bool str_title(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_title(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     (void)a;
     return jinja_recase(r, self->str, JINJA_TITLE, false, out);
@@ -160,18 +167,19 @@ static bool str_replace(struct jinja_run *r, const struct jinja_value *self,
                          count != NULL && count->kind == JV_INT ? count->integer : -1, out);
 }
 
-static bool str_find(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                     struct jinja_value *out)
+static bool str_find(struct jinja_run *r, const struct jinja_value *self,
+                     const struct jinja_args *a, struct jinja_value *out)
 {
     const struct jinja_str *what = NULL, *s = self->str;
     if (!text_arg(r, a, 0, "find", &what) || !jinja_touch(r, s->len)) return false;
     const char *hit = what->len == 0 ? s->bytes : memmem(s->bytes, s->len, what->bytes, what->len);
-    *out = jinja_int(hit == NULL ? -1 : (int64_t)jinja_utf8_count(s->bytes, (size_t)(hit - s->bytes)));
+    *out =
+        jinja_int(hit == NULL ? -1 : (int64_t)jinja_utf8_count(s->bytes, (size_t)(hit - s->bytes)));
     return true;
 }
 
-static bool str_count(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool str_count(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     const struct jinja_str *what = NULL, *s = self->str;
     if (!text_arg(r, a, 0, "count", &what) || !jinja_touch(r, s->len)) return false;
@@ -189,8 +197,8 @@ static bool str_count(struct jinja_run *r, const struct jinja_value *self, const
     return true;
 }
 
-static bool str_join(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                     struct jinja_value *out)
+static bool str_join(struct jinja_run *r, const struct jinja_value *self,
+                     const struct jinja_args *a, struct jinja_value *out)
 {
     const struct jinja_value *over = jinja_arg(a, 0, NULL);
     if (over == NULL) return jinja_fail(r, "join() wants what to join");
@@ -203,7 +211,8 @@ static bool every_char(struct jinja_run *r, const struct jinja_str *s, const cha
     *out = jinja_bool(s->len > 0);
     for (size_t i = 0; out->truth && i < s->len; i++) {
         bool in = false;
-        for (size_t k = 0; low[k] != '\0'; k++) in |= s->bytes[i] >= low[k] && s->bytes[i] <= high[k];
+        for (size_t k = 0; low[k] != '\0'; k++)
+            in |= s->bytes[i] >= low[k] && s->bytes[i] <= high[k];
         out->truth = in;
     }
     return jinja_touch(r, s->len);
@@ -216,8 +225,8 @@ static bool str_isdigit(struct jinja_run *r, const struct jinja_value *self,
     return every_char(r, self->str, "0", "9", out);
 }
 
-static bool dict_get(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                     struct jinja_value *out)
+static bool dict_get(struct jinja_run *r, const struct jinja_value *self,
+                     const struct jinja_args *a, struct jinja_value *out)
 {
     const struct jinja_value *key = jinja_arg(a, 0, NULL), *otherwise = jinja_arg(a, 1, NULL);
     struct jinja_value *found;
@@ -244,15 +253,15 @@ static bool dict_view(struct jinja_run *r, const struct jinja_dict *d, bool keys
     return true;
 }
 
-static bool dict_items(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool dict_items(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     (void)a;
     return dict_view(r, self->dict, true, true, out);
 }
 
-static bool dict_keys(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      struct jinja_value *out)
+static bool dict_keys(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, struct jinja_value *out)
 {
     (void)a;
     return dict_view(r, self->dict, true, false, out);
@@ -274,8 +283,8 @@ static bool same_object(struct jinja_run *r, const struct jinja_value *self,
     return true;
 }
 
-static bool list_find(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                      bool count, struct jinja_value *out)
+static bool list_find(struct jinja_run *r, const struct jinja_value *self,
+                      const struct jinja_args *a, bool count, struct jinja_value *out)
 {
     const struct jinja_value *what = jinja_arg(a, 0, NULL);
     if (what == NULL) return jinja_fail(r, "count() and index() want a value");
@@ -293,20 +302,20 @@ static bool list_find(struct jinja_run *r, const struct jinja_value *self, const
     return true;
 }
 
-static bool list_count(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool list_count(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     return list_find(r, self, a, true, out);
 }
 
-static bool list_index(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool list_index(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     return list_find(r, self, a, false, out);
 }
 
-static bool loop_cycle(struct jinja_run *r, const struct jinja_value *self, const struct jinja_args *a,
-                       struct jinja_value *out)
+static bool loop_cycle(struct jinja_run *r, const struct jinja_value *self,
+                       const struct jinja_args *a, struct jinja_value *out)
 {
     if (a->n == 0) return jinja_fail(r, "no items for cycling given");
     *out = a->items[self->loop->index0 % a->n];
@@ -314,33 +323,45 @@ static bool loop_cycle(struct jinja_run *r, const struct jinja_value *self, cons
 }
 
 static const struct method str_methods[] = {
-    {"split", str_split, 2},         {"strip", str_strip, 1},       {"lstrip", str_lstrip, 1},
-    {"rstrip", str_rstrip, 1},       {"startswith", str_startswith, 1},
-    {"endswith", str_endswith, 1},   {"upper", str_upper, 0},       {"lower", str_lower, 0},
-    {"title", str_title, 0},         {"capitalize", str_capitalize, 0},
-    {"replace", str_replace, 3},     {"find", str_find, 1},         {"count", str_count, 1},
-    {"join", str_join, 1},           {"splitlines", str_splitlines, 0},
-    {"isdigit", str_isdigit, 0},     {NULL, NULL, 0},
+    {"split", str_split, 2},
+    {"strip", str_strip, 1},
+    {"lstrip", str_lstrip, 1},
+    {"rstrip", str_rstrip, 1},
+    {"startswith", str_startswith, 1},
+    {"endswith", str_endswith, 1},
+    {"upper", str_upper, 0},
+    {"lower", str_lower, 0},
+    {"title", str_title, 0},
+    {"capitalize", str_capitalize, 0},
+    {"replace", str_replace, 3},
+    {"find", str_find, 1},
+    {"count", str_count, 1},
+    {"join", str_join, 1},
+    {"splitlines", str_splitlines, 0},
+    {"isdigit", str_isdigit, 0},
+    {NULL, NULL, 0},
 };
 static const struct method dict_methods[] = {
-    {"get", dict_get, 2}, {"items", dict_items, 0}, {"keys", dict_keys, 0}, {"values", dict_values, 0},
-    {"copy", same_object, 0}, {"clear", NULL, 0}, {"pop", NULL, 0}, {"popitem", NULL, 0},
-    {"setdefault", NULL, 0}, {"update", NULL, 0}, {NULL, NULL, 0},
+    {"get", dict_get, 2},       {"items", dict_items, 0}, {"keys", dict_keys, 0},
+    {"values", dict_values, 0}, {"copy", same_object, 0}, {"clear", NULL, 0},
+    {"pop", NULL, 0},           {"popitem", NULL, 0},     {"setdefault", NULL, 0},
+    {"update", NULL, 0},        {NULL, NULL, 0},
 };
 static const struct method list_methods[] = {
     {"count", list_count, 1}, {"index", list_index, 1}, {"copy", same_object, 0},
-    {"append", NULL, 0}, {"clear", NULL, 0}, {"extend", NULL, 0}, {"insert", NULL, 0}, {"pop", NULL, 0},
-    {"remove", NULL, 0}, {"reverse", NULL, 0}, {"sort", NULL, 0}, {NULL, NULL, 0},
+    {"append", NULL, 0},      {"clear", NULL, 0},       {"extend", NULL, 0},
+    {"insert", NULL, 0},      {"pop", NULL, 0},         {"remove", NULL, 0},
+    {"reverse", NULL, 0},     {"sort", NULL, 0},        {NULL, NULL, 0},
 };
 static const struct method loop_methods[] = {{"cycle", loop_cycle, 1 << 16}, {NULL, NULL, 0}};
 
 static const struct method *find_method(const struct jinja_value *v, const char *name)
 {
-    const struct method *m = v->kind == JV_STRING                          ? str_methods
-                             : v->kind == JV_DICT                          ? dict_methods
-                             : v->kind == JV_LIST || v->kind == JV_TUPLE   ? list_methods
-                             : v->kind == JV_LOOP                          ? loop_methods
-                                                                           : NULL;
+    const struct method *m = v->kind == JV_STRING                        ? str_methods
+                             : v->kind == JV_DICT                        ? dict_methods
+                             : v->kind == JV_LIST || v->kind == JV_TUPLE ? list_methods
+                             : v->kind == JV_LOOP                        ? loop_methods
+                                                                         : NULL;
     for (; m != NULL && m->name != NULL; m++)
         if (strcmp(m->name, name) == 0) return m;
     return NULL;
@@ -414,7 +435,8 @@ bool jinja_getitem(struct jinja_run *r, const struct jinja_value *v, const struc
     *out = jinja_undefined("the item");
     if (v->kind == JV_DICT) {
         struct jinja_value *found = NULL;
-        if (key->kind != JV_LIST && key->kind != JV_DICT && !jinja_dict_find(r, v->dict, *key, &found))
+        if (key->kind != JV_LIST && key->kind != JV_DICT &&
+            !jinja_dict_find(r, v->dict, *key, &found))
             return false;
         if (found != NULL) {
             *out = *found;
@@ -423,16 +445,19 @@ bool jinja_getitem(struct jinja_run *r, const struct jinja_value *v, const struc
     }
     if (key->kind == JV_STRING) { /* a['b'] falls back to a.b */
         char name[64];
-        if (key->str->len >= sizeof name || memchr(key->str->bytes, '\0', key->str->len) != NULL) return true;
+        if (key->str->len >= sizeof name || memchr(key->str->bytes, '\0', key->str->len) != NULL)
+            return true;
         memcpy(name, key->str->bytes, key->str->len);
         name[key->str->len] = '\0';
         if (v->kind == JV_DICT && find_method(v, name) == NULL) return true;
         bool ok = jinja_getattr(r, v, name, out);
-        if (out->kind == JV_UNDEFINED) out->missing = "the item"; /* name does not outlive this call */
+        if (out->kind == JV_UNDEFINED)
+            out->missing = "the item"; /* name does not outlive this call */
         return ok;
     }
     size_t n;
-    bool sequence = v->kind == JV_STRING || v->kind == JV_LIST || v->kind == JV_TUPLE || v->kind == JV_RANGE;
+    bool sequence =
+        v->kind == JV_STRING || v->kind == JV_LIST || v->kind == JV_TUPLE || v->kind == JV_RANGE;
     if (!sequence || (key->kind != JV_INT && key->kind != JV_BOOL)) return true;
     if (!jinja_length(r, v, &n)) return false;
     int64_t i = key->kind == JV_BOOL ? key->truth : key->integer;
@@ -475,7 +500,8 @@ bool jinja_slice(struct jinja_run *r, const struct jinja_value *v, const struct 
         return jinja_fail(r, "'%s' cannot be sliced", jinja_kind_name(v));
     if (!jinja_length(r, v, &n)) return false;
     int64_t by = 1, from, to, len = (int64_t)n;
-    if (step != NULL && step->kind == JV_INT) by = step->integer;
+    if (step != NULL && step->kind == JV_INT)
+        by = step->integer;
     else if (step != NULL && step->kind != JV_NONE)
         return jinja_fail(r, "slice indices must be integers or None");
     if (by == 0) return jinja_fail(r, "slice step cannot be zero");
@@ -486,13 +512,16 @@ bool jinja_slice(struct jinja_run *r, const struct jinja_value *v, const struct 
         return false;
     if (v->kind == JV_STRING && by == 1) {
         size_t a = jinja_utf8_offset(v->str->bytes, v->str->len, (size_t)from);
-        size_t b = from < to ? a + jinja_utf8_offset(v->str->bytes + a, v->str->len - a, (size_t)(to - from)) : a;
+        size_t b = from < to ? a + jinja_utf8_offset(v->str->bytes + a, v->str->len - a,
+                                                     (size_t)(to - from))
+                             : a;
         return jinja_substr(r, v->str, a, b - a, out);
     }
     struct jinja_value all;
     if (!jinja_new_list(r, v->kind == JV_TUPLE ? JV_TUPLE : JV_LIST, 0, &all)) return false;
     const struct jinja_list *items = v->list;
-    if (v->kind == JV_STRING || v->kind == JV_RANGE) { /* made a list of characters or numbers first */
+    if (v->kind == JV_STRING ||
+        v->kind == JV_RANGE) { /* made a list of characters or numbers first */
         struct jinja_iter it = {.over = *v, .n = n};
         struct jinja_value chars, item;
         if (!jinja_new_list(r, JV_LIST, n, &chars)) return false;

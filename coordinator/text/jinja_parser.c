@@ -50,7 +50,8 @@ bool jinja_parse_enter(struct jinja_parser *p)
 bool jinja_name_id(struct jinja_parser *p, const char *text, uint32_t *id)
 {
     uint32_t h = 2166136261u;
-    for (const char *c = text; *c != '\0'; c++) h = (h ^ (unsigned char)*c) * 16777619u;
+    for (const char *c = text; *c != '\0'; c++)
+        h = (h ^ (unsigned char)*c) * 16777619u;
     struct jinja_name **bucket = &p->buckets[h % JINJA_NAME_BUCKETS];
     for (struct jinja_name *n = *bucket; n != NULL; n = n->same_bucket)
         if (strcmp(n->text, text) == 0) {
@@ -141,8 +142,10 @@ static void parse_if(struct jinja_parser *p, struct jinja_stmt *s)
             if (branch == NULL) return;
             continue;
         }
-        if (jinja_skip_name(p, "else")) s->orelse = parse_to(p, "endif");
-        else p->t++;
+        if (jinja_skip_name(p, "else"))
+            s->orelse = parse_to(p, "endif");
+        else
+            p->t++;
         return;
     }
 }
@@ -158,8 +161,10 @@ static void parse_for(struct jinja_parser *p, struct jinja_stmt *s)
     p->loops++;
     s->body = parse_body(p, (const char *const[]){"else", "endfor", NULL});
     p->loops--;
-    if (jinja_skip_name(p, "else")) s->orelse = parse_to(p, "endfor");
-    else if (p->rc == ERR_OK) p->t++;
+    if (jinja_skip_name(p, "else"))
+        s->orelse = parse_to(p, "endfor");
+    else if (p->rc == ERR_OK)
+        p->t++;
 }
 
 static struct jinja_expr *block_filters(struct jinja_parser *p, bool first_without_pipe)
@@ -192,8 +197,10 @@ static void parse_assignments(struct jinja_parser *p, struct jinja_stmt *s, bool
         }
         struct jinja_expr *value = NULL;
         jinja_parts_push(p, &targets, jinja_parse_expression_name(p));
-        if (jinja_skip_op(p, '=')) value = jinja_parse_expression(p);
-        else if (!parameters) jinja_parse_fail(p, "'=' is missing");
+        if (jinja_skip_op(p, '='))
+            value = jinja_parse_expression(p);
+        else if (!parameters)
+            jinja_parse_fail(p, "'=' is missing");
         else if (values.n > 0 && values.items[values.n - 1] != NULL)
             jinja_parse_fail(p, "a parameter without default after one with");
         jinja_parts_push(p, &values, value);
@@ -286,7 +293,8 @@ static struct jinja_stmt *parse_body(struct jinja_parser *p, const char *const *
         } else { /* nothing else begins outside a tag */
             p->t++;
             bool end = false;
-            for (size_t i = 0; ends[i] != NULL; i++) end |= jinja_at_name(p, ends[i]);
+            for (size_t i = 0; ends[i] != NULL; i++)
+                end |= jinja_at_name(p, ends[i]);
             if (end) break;
             s = parse_statement(p);
         }

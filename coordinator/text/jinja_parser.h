@@ -15,9 +15,9 @@ enum jinja_expr_kind {
     JE_NAME,
     JE_LIST,
     JE_TUPLE,
-    JE_DICT,   /* items: key, value, key, value.. */
-    JE_CONCAT, /* items */
-    JE_BINARY, /* a op b */
+    JE_DICT,    /* items: key, value, key, value.. */
+    JE_CONCAT,  /* items */
+    JE_BINARY,  /* a op b */
     JE_COMPARE, /* a, then items with ops: all must hold */
     JE_AND,
     JE_OR,
@@ -31,7 +31,7 @@ enum jinja_expr_kind {
     JE_CALL,  /* a(items, named) */
     JE_FILTER,
     JE_TEST,
-    JE_NS_TARGET, /* name.text, only to assign to */
+    JE_NS_TARGET,   /* name.text, only to assign to */
     JE_BLOCK_VALUE, /* the text of the block the filters stand on */
 };
 
@@ -82,7 +82,8 @@ struct jinja_stmt {
     struct jinja_expr *target, *expr, *test; /* FOR: target, what to walk, the filter or NULL */
     struct jinja_stmt *body, *orelse;
     struct jinja_stmt *branches; /* IF: the next elif */
-    struct jinja_expr **targets, **values; /* MACRO: parameters, defaults (NULL: none); SCOPE: with */
+    struct jinja_expr **targets,
+        **values; /* MACRO: parameters, defaults (NULL: none); SCOPE: with */
     size_t n;
 };
 

@@ -22,7 +22,7 @@ struct jinja_scope {
 
 struct jinja_run {
     struct arena arena;
-    struct buf *out, *taint; /* same length always; also the place where strings are built */
+    struct buf *out, *taint;  /* same length always; also the place where strings are built */
     const char *const *names; /* id -> text */
     const struct jinja_value *globals; /* id -> value; UNDEFINED if not given */
     size_t n_names;
@@ -79,7 +79,7 @@ struct jinja_args {
     struct {
         const char *name;
         struct jinja_value value;
-    } *named;
+    } * named;
     size_t n_named;
 };
 /* Positional `pos` (-1: by name only) or the one called `name`; NULL if not given. */
@@ -101,8 +101,9 @@ struct jinja_test {
 };
 const struct jinja_filter *jinja_filter_find(const char *name); /* NULL if unknown */
 const struct jinja_test *jinja_test_find(const char *name);
-bool jinja_filter_call(struct jinja_run *r, const struct jinja_filter *f, const struct jinja_value *in,
-                       const struct jinja_args *args, struct jinja_value *out);
+bool jinja_filter_call(struct jinja_run *r, const struct jinja_filter *f,
+                       const struct jinja_value *in, const struct jinja_args *args,
+                       struct jinja_value *out);
 bool jinja_test_call(struct jinja_run *r, const struct jinja_test *t, const struct jinja_value *in,
                      const struct jinja_args *args, bool *out);
 
@@ -114,12 +115,13 @@ bool jinja_getitem(struct jinja_run *r, const struct jinja_value *v, const struc
 bool jinja_slice(struct jinja_run *r, const struct jinja_value *v, const struct jinja_value *start,
                  const struct jinja_value *stop, const struct jinja_value *step,
                  struct jinja_value *out);
-bool jinja_method_call(struct jinja_run *r, const struct jinja_method *m, const struct jinja_args *args,
-                       struct jinja_value *out);
+bool jinja_method_call(struct jinja_run *r, const struct jinja_method *m,
+                       const struct jinja_args *args, struct jinja_value *out);
 bool jinja_strip(struct jinja_run *r, const struct jinja_str *s, const struct jinja_value *chars,
                  int sides, struct jinja_value *out); /* sides: 1 left, 2 right, 3 both */
-bool jinja_join(struct jinja_run *r, const struct jinja_str *separator, const struct jinja_value *over,
-                bool strict, struct jinja_value *out); /* strict: only strings, as str.join */
+bool jinja_join(struct jinja_run *r, const struct jinja_str *separator,
+                const struct jinja_value *over, bool strict,
+                struct jinja_value *out); /* strict: only strings, as str.join */
 bool jinja_replace(struct jinja_run *r, const struct jinja_str *s, const struct jinja_str *old,
                    const struct jinja_str *fresh, int64_t count, struct jinja_value *out);
 enum jinja_case { JINJA_UPPER, JINJA_LOWER, JINJA_TITLE, JINJA_CAPITALIZE };

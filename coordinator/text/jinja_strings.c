@@ -32,7 +32,8 @@ bool jinja_strip(struct jinja_run *r, const struct jinja_str *s, const struct ji
     }
     while ((sides & 2) != 0 && end > from) {
         size_t start = end - 1;
-        while (start > from && ((unsigned char)s->bytes[start] & 0xc0) == 0x80) start--;
+        while (start > from && ((unsigned char)s->bytes[start] & 0xc0) == 0x80)
+            start--;
         uint32_t cp;
         utf8_decode(s->bytes + start, end - start, &cp);
         if (!in_chars(set, cp)) break;
@@ -41,8 +42,8 @@ bool jinja_strip(struct jinja_run *r, const struct jinja_str *s, const struct ji
     return jinja_touch(r, s->len - (end - from)) && jinja_substr(r, s, from, end - from, out);
 }
 
-bool jinja_join(struct jinja_run *r, const struct jinja_str *separator, const struct jinja_value *over,
-                bool strict, struct jinja_value *out)
+bool jinja_join(struct jinja_run *r, const struct jinja_str *separator,
+                const struct jinja_value *over, bool strict, struct jinja_value *out)
 {
     struct jinja_iter it;
     struct jinja_value item;
@@ -74,7 +75,8 @@ bool jinja_replace(struct jinja_run *r, const struct jinja_str *s, const struct 
             i += used;
             continue;
         }
-        const char *hit = i < s->len ? memmem(s->bytes + i, s->len - i, old->bytes, old->len) : NULL;
+        const char *hit =
+            i < s->len ? memmem(s->bytes + i, s->len - i, old->bytes, old->len) : NULL;
         if (hit == NULL) break;
         size_t at = (size_t)(hit - s->bytes);
         if (!jinja_emit_sub(r, s, i, at - i) || !jinja_emit_str(r, fresh)) return false;
@@ -99,13 +101,22 @@ bool jinja_recase(struct jinja_run *r, const struct jinja_str *s, enum jinja_cas
                       category == UTF8PROC_CATEGORY_LT;
         /* str.title() begins a word after anything but a letter; Jinja's filter only after
          * white space and ( [ { < and -. */
-        bool separates = words ? jinja_is_space(cp) || (cp < 0x80 && strchr("-({[<", (int)cp) != NULL && cp != 0)
-                               : !letter;
+        bool separates =
+            words ? jinja_is_space(cp) || (cp < 0x80 && strchr("-({[<", (int)cp) != NULL && cp != 0)
+                  : !letter;
         switch (how) {
-        case JINJA_UPPER: c = utf8proc_toupper(c); break;
-        case JINJA_LOWER: c = utf8proc_tolower(c); break;
-        case JINJA_TITLE: c = inside ? utf8proc_tolower(c) : utf8proc_totitle(c); break;
-        case JINJA_CAPITALIZE: c = i > 0 ? utf8proc_tolower(c) : utf8proc_totitle(c); break;
+        case JINJA_UPPER:
+            c = utf8proc_toupper(c);
+            break;
+        case JINJA_LOWER:
+            c = utf8proc_tolower(c);
+            break;
+        case JINJA_TITLE:
+            c = inside ? utf8proc_tolower(c) : utf8proc_totitle(c);
+            break;
+        case JINJA_CAPITALIZE:
+            c = i > 0 ? utf8proc_tolower(c) : utf8proc_totitle(c);
+            break;
         }
         inside = !separates;
         char bytes[4];

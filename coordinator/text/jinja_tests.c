@@ -7,13 +7,13 @@
 typedef const struct jinja_value *in_t;
 typedef const struct jinja_args *args_t;
 
-#define KIND_TEST(name, expression)                                                             \
-    static bool name(struct jinja_run *r, in_t v, args_t a, bool *out)                          \
-    {                                                                                           \
-        (void)r;                                                                                \
-        (void)a;                                                                                \
-        *out = (expression);                                                                    \
-        return true;                                                                            \
+#define KIND_TEST(name, expression)                                                                \
+    static bool name(struct jinja_run *r, in_t v, args_t a, bool *out)                             \
+    {                                                                                              \
+        (void)r;                                                                                   \
+        (void)a;                                                                                   \
+        *out = (expression);                                                                       \
+        return true;                                                                               \
     }
 KIND_TEST(t_defined, v->kind != JV_UNDEFINED)
 KIND_TEST(t_undefined, v->kind == JV_UNDEFINED)
@@ -88,7 +88,8 @@ static bool t_in(struct jinja_run *r, in_t v, args_t a, bool *out)
     return jinja_contains(r, &a->items[0], v, out);
 }
 
-static bool divisible(struct jinja_run *r, in_t v, const struct jinja_value *by, int64_t rest, bool *out)
+static bool divisible(struct jinja_run *r, in_t v, const struct jinja_value *by, int64_t rest,
+                      bool *out)
 {
     struct jinja_value m, want = jinja_int(rest);
     return jinja_binary(r, '%', v, by, &m) && jinja_equal(r, &m, &want, out);
@@ -137,16 +138,35 @@ static bool t_upper(struct jinja_run *r, in_t v, args_t a, bool *out)
 }
 
 static const struct jinja_test tests[] = {
-    {"boolean", t_boolean, 0},   {"callable", t_callable, 0},  {"defined", t_defined, 0},
-    {"divisibleby", t_divisibleby, 1}, {"eq", t_equal, 1},     {"equalto", t_equal, 1},
-    {"even", t_even, 0},         {"false", t_false, 0},        {"float", t_float, 0},
-    {"ge", t_greater_equal, 1},  {"greaterthan", t_greater, 1}, {"gt", t_greater, 1},
-    {"in", t_in, 1},             {"integer", t_integer, 0},    {"iterable", t_iterable, 0},
-    {"le", t_less_equal, 1},     {"lessthan", t_less, 1},      {"lower", t_lower, 0},
-    {"lt", t_less, 1},           {"mapping", t_mapping, 0},    {"ne", t_not_equal, 1},
-    {"none", t_none, 0},         {"number", t_number, 0},      {"odd", t_odd, 0},
-    {"sequence", t_sequence, 0}, {"string", t_string, 0},      {"true", t_true, 0},
-    {"undefined", t_undefined, 0}, {"upper", t_upper, 0},
+    {"boolean", t_boolean, 0},
+    {"callable", t_callable, 0},
+    {"defined", t_defined, 0},
+    {"divisibleby", t_divisibleby, 1},
+    {"eq", t_equal, 1},
+    {"equalto", t_equal, 1},
+    {"even", t_even, 0},
+    {"false", t_false, 0},
+    {"float", t_float, 0},
+    {"ge", t_greater_equal, 1},
+    {"greaterthan", t_greater, 1},
+    {"gt", t_greater, 1},
+    {"in", t_in, 1},
+    {"integer", t_integer, 0},
+    {"iterable", t_iterable, 0},
+    {"le", t_less_equal, 1},
+    {"lessthan", t_less, 1},
+    {"lower", t_lower, 0},
+    {"lt", t_less, 1},
+    {"mapping", t_mapping, 0},
+    {"ne", t_not_equal, 1},
+    {"none", t_none, 0},
+    {"number", t_number, 0},
+    {"odd", t_odd, 0},
+    {"sequence", t_sequence, 0},
+    {"string", t_string, 0},
+    {"true", t_true, 0},
+    {"undefined", t_undefined, 0},
+    {"upper", t_upper, 0},
 };
 
 const struct jinja_test *jinja_test_find(const char *name)
@@ -160,7 +180,8 @@ bool jinja_test_call(struct jinja_run *r, const struct jinja_test *t, const stru
                      const struct jinja_args *args, bool *out)
 {
     if (args->n != (size_t)t->n_args)
-        return jinja_fail(r, "the test '%s' takes %d arguments, not %zu", t->name, t->n_args, args->n);
+        return jinja_fail(r, "the test '%s' takes %d arguments, not %zu", t->name, t->n_args,
+                          args->n);
     bool ok = jinja_enter(r) && t->fn(r, in, args, out);
     jinja_leave(r);
     return ok;

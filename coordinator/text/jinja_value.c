@@ -9,9 +9,9 @@
 
 bool jinja_is_space(uint32_t c)
 {
-    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-           c == 0x3000;
+    return (c >= 9 && c <= 13) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
+           c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
+           c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 size_t jinja_space_prefix(const char *s, size_t n)
@@ -31,7 +31,8 @@ size_t jinja_space_suffix(const char *s, size_t n)
     size_t end = n;
     while (end > 0) {
         size_t start = end - 1;
-        while (start > 0 && end - start < 4 && ((unsigned char)s[start] & 0xc0) == 0x80) start--;
+        while (start > 0 && end - start < 4 && ((unsigned char)s[start] & 0xc0) == 0x80)
+            start--;
         uint32_t cp;
         if (utf8_decode(s + start, end - start, &cp) != end - start || !jinja_is_space(cp)) break;
         end = start;
@@ -42,7 +43,8 @@ size_t jinja_space_suffix(const char *s, size_t n)
 size_t jinja_utf8_count(const char *s, size_t n)
 {
     size_t count = 0;
-    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
+    for (size_t i = 0; i < n; i++)
+        count += ((unsigned char)s[i] & 0xc0) != 0x80;
     return count;
 }
 
@@ -187,16 +189,27 @@ struct jinja_value *jinja_dict_find_text(struct jinja_run *r, const struct jinja
     return NULL;
 }
 
-bool jinja_from_json(struct jinja_run *r, const json_t *json, unsigned depth, struct jinja_value *out)
+bool jinja_from_json(struct jinja_run *r, const json_t *json, unsigned depth,
+                     struct jinja_value *out)
 {
     if (depth > LIMIT_TEMPLATE_DEPTH)
         return jinja_fail(r, "the input is nested deeper than %u levels", LIMIT_TEMPLATE_DEPTH);
     switch (json_typeof(json)) {
-    case JSON_NULL: *out = jinja_none(); return true;
-    case JSON_TRUE: *out = jinja_bool(true); return true;
-    case JSON_FALSE: *out = jinja_bool(false); return true;
-    case JSON_INTEGER: *out = jinja_int(json_integer_value(json)); return true;
-    case JSON_REAL: *out = jinja_real(json_real_value(json)); return true;
+    case JSON_NULL:
+        *out = jinja_none();
+        return true;
+    case JSON_TRUE:
+        *out = jinja_bool(true);
+        return true;
+    case JSON_FALSE:
+        *out = jinja_bool(false);
+        return true;
+    case JSON_INTEGER:
+        *out = jinja_int(json_integer_value(json));
+        return true;
+    case JSON_REAL:
+        *out = jinja_real(json_real_value(json));
+        return true;
     case JSON_STRING:
         return jinja_new_str(r, json_string_value(json), json_string_length(json), true, out);
     case JSON_ARRAY: {
@@ -224,19 +237,23 @@ bool jinja_from_json(struct jinja_run *r, const json_t *json, unsigned depth, st
         json_decref(object);
         return ok;
     }
-    default: return jinja_fail(r, "an unknown kind of JSON value");
+    default:
+        return jinja_fail(r, "an unknown kind of JSON value");
     }
 }
 
 const char *jinja_kind_name(const struct jinja_value *v)
 {
     static const char *const names[] = {
-        [JV_UNDEFINED] = "Undefined", [JV_NONE] = "NoneType",       [JV_BOOL] = "bool",
-        [JV_INT] = "int",             [JV_FLOAT] = "float",         [JV_STRING] = "str",
-        [JV_LIST] = "list",           [JV_TUPLE] = "tuple",         [JV_GENERATOR] = "generator",
-        [JV_VIEW] = "dict view",      [JV_DICT] = "dict",           [JV_RANGE] = "range",
-        [JV_NAMESPACE] = "Namespace", [JV_LOOP] = "LoopContext",    [JV_MACRO] = "Macro",
-        [JV_METHOD] = "method",       [JV_FUNCTION] = "function",
+        [JV_UNDEFINED] = "Undefined", [JV_NONE] = "NoneType",
+        [JV_BOOL] = "bool",           [JV_INT] = "int",
+        [JV_FLOAT] = "float",         [JV_STRING] = "str",
+        [JV_LIST] = "list",           [JV_TUPLE] = "tuple",
+        [JV_GENERATOR] = "generator", [JV_VIEW] = "dict view",
+        [JV_DICT] = "dict",           [JV_RANGE] = "range",
+        [JV_NAMESPACE] = "Namespace", [JV_LOOP] = "LoopContext",
+        [JV_MACRO] = "Macro",         [JV_METHOD] = "method",
+        [JV_FUNCTION] = "function",
     };
     return names[v->kind];
 }
@@ -251,17 +268,26 @@ bool jinja_truth(const struct jinja_value *v)
 {
     switch (v->kind) {
     case JV_UNDEFINED:
-    case JV_NONE: return false;
-    case JV_BOOL: return v->truth;
-    case JV_INT: return v->integer != 0;
-    case JV_FLOAT: return v->real != 0.0;
-    case JV_STRING: return v->str->len > 0;
+    case JV_NONE:
+        return false;
+    case JV_BOOL:
+        return v->truth;
+    case JV_INT:
+        return v->integer != 0;
+    case JV_FLOAT:
+        return v->real != 0.0;
+    case JV_STRING:
+        return v->str->len > 0;
     case JV_LIST:
     case JV_TUPLE:
-    case JV_VIEW: return v->list->n > 0;
-    case JV_DICT: return v->dict->n > 0;
-    case JV_RANGE: return v->range->n > 0;
-    default: return true;
+    case JV_VIEW:
+        return v->list->n > 0;
+    case JV_DICT:
+        return v->dict->n > 0;
+    case JV_RANGE:
+        return v->range->n > 0;
+    default:
+        return true;
     }
 }
 
@@ -317,8 +343,10 @@ static bool equal_dicts(struct jinja_run *r, const struct jinja_dict *a, const s
     for (size_t i = 0; *out && i < a->n; i++) {
         struct jinja_value *other;
         if (!jinja_dict_find(r, b, a->entries[i].key, &other)) return false;
-        if (other == NULL) *out = false;
-        else if (!jinja_equal(r, &a->entries[i].value, other, out)) return false;
+        if (other == NULL)
+            *out = false;
+        else if (!jinja_equal(r, &a->entries[i].value, other, out))
+            return false;
     }
     return true;
 }
@@ -336,22 +364,32 @@ bool jinja_equal(struct jinja_run *r, const struct jinja_value *a, const struct 
     if (ok) {
         switch (a->kind) {
         case JV_UNDEFINED:
-        case JV_NONE: *out = true; break;
+        case JV_NONE:
+            *out = true;
+            break;
         case JV_STRING:
             ok = a->str->len != b->str->len || jinja_touch(r, a->str->len);
             *out = a->str->len == b->str->len &&
                    memcmp(a->str->bytes, b->str->bytes, a->str->len) == 0;
             break;
         case JV_LIST:
-        case JV_TUPLE: ok = a->list == b->list ? (*out = true) : equal_lists(r, a->list, b->list, out); break;
-        case JV_DICT: ok = a->dict == b->dict ? (*out = true) : equal_dicts(r, a->dict, b->dict, out); break;
+        case JV_TUPLE:
+            ok = a->list == b->list ? (*out = true) : equal_lists(r, a->list, b->list, out);
+            break;
+        case JV_DICT:
+            ok = a->dict == b->dict ? (*out = true) : equal_dicts(r, a->dict, b->dict, out);
+            break;
         case JV_RANGE:
             *out = a->range->n == b->range->n &&
                    (a->range->n == 0 || (a->range->start == b->range->start &&
                                          (a->range->n == 1 || a->range->step == b->range->step)));
             break;
-        case JV_FUNCTION: *out = a->function == b->function; break;
-        default: *out = a->dict == b->dict; break; /* the same object */
+        case JV_FUNCTION:
+            *out = a->function == b->function;
+            break;
+        default:
+            *out = a->dict == b->dict;
+            break; /* the same object */
         }
     }
     jinja_leave(r);
@@ -369,8 +407,8 @@ bool jinja_compare(struct jinja_run *r, const struct jinja_value *a, const struc
         /* Byte order of UTF-8 is code point order. */
         size_t n = a->str->len < b->str->len ? a->str->len : b->str->len;
         int c = n == 0 ? 0 : memcmp(a->str->bytes, b->str->bytes, n);
-        *out = c != 0 ? (c > 0) - (c < 0)
-                      : (a->str->len > b->str->len) - (a->str->len < b->str->len);
+        *out =
+            c != 0 ? (c > 0) - (c < 0) : (a->str->len > b->str->len) - (a->str->len < b->str->len);
         return jinja_touch(r, n);
     }
     if (a->kind == b->kind && (a->kind == JV_LIST || a->kind == JV_TUPLE)) {
@@ -391,8 +429,8 @@ bool jinja_compare(struct jinja_run *r, const struct jinja_value *a, const struc
                       jinja_kind_name(b));
 }
 
-bool jinja_contains(struct jinja_run *r, const struct jinja_value *in, const struct jinja_value *what,
-                    bool *out)
+bool jinja_contains(struct jinja_run *r, const struct jinja_value *in,
+                    const struct jinja_value *what, bool *out)
 {
     struct jinja_value *found;
     *out = false;
@@ -401,15 +439,16 @@ bool jinja_contains(struct jinja_run *r, const struct jinja_value *in, const str
         if (what->kind != JV_STRING)
             return jinja_fail(r, "'in <string>' requires string as left operand, not %s",
                               jinja_kind_name(what));
-        *out = what->str->len == 0 || (in->str->len >= what->str->len &&
-                                       memmem(in->str->bytes, in->str->len, what->str->bytes,
-                                              what->str->len) != NULL);
+        *out = what->str->len == 0 ||
+               (in->str->len >= what->str->len &&
+                memmem(in->str->bytes, in->str->len, what->str->bytes, what->str->len) != NULL);
         return jinja_touch(r, in->str->len);
     case JV_DICT:
         if (!jinja_dict_find(r, in->dict, *what, &found)) return false;
         *out = found != NULL;
         return true;
-    default: break;
+    default:
+        break;
     }
     struct jinja_iter it;
     struct jinja_value item;
@@ -426,17 +465,28 @@ bool jinja_contains(struct jinja_run *r, const struct jinja_value *in, const str
 bool jinja_length(struct jinja_run *r, const struct jinja_value *v, size_t *out)
 {
     switch (v->kind) {
-    case JV_UNDEFINED: *out = 0; return true;
+    case JV_UNDEFINED:
+        *out = 0;
+        return true;
     case JV_STRING:
         *out = jinja_utf8_count(v->str->bytes, v->str->len);
         return jinja_touch(r, v->str->len);
     case JV_LIST:
     case JV_TUPLE:
-    case JV_VIEW: *out = v->list->n; return true;
-    case JV_DICT: *out = v->dict->n; return true;
-    case JV_RANGE: *out = v->range->n; return true;
-    case JV_LOOP: *out = v->loop->length; return true;
-    default: return jinja_fail(r, "object of type '%s' has no len()", jinja_kind_name(v));
+    case JV_VIEW:
+        *out = v->list->n;
+        return true;
+    case JV_DICT:
+        *out = v->dict->n;
+        return true;
+    case JV_RANGE:
+        *out = v->range->n;
+        return true;
+    case JV_LOOP:
+        *out = v->loop->length;
+        return true;
+    default:
+        return jinja_fail(r, "object of type '%s' has no len()", jinja_kind_name(v));
     }
 }
 
@@ -444,7 +494,8 @@ bool jinja_iter_open(struct jinja_run *r, const struct jinja_value *over, struct
 {
     *it = (struct jinja_iter){.over = *over};
     switch (over->kind) {
-    case JV_UNDEFINED: return true;
+    case JV_UNDEFINED:
+        return true;
     case JV_GENERATOR:
         it->n = over->list->consumed ? 0 : over->list->n;
         over->list->consumed = true;
@@ -454,12 +505,15 @@ bool jinja_iter_open(struct jinja_run *r, const struct jinja_value *over, struct
     case JV_TUPLE:
     case JV_VIEW:
     case JV_DICT:
-    case JV_RANGE: return jinja_length(r, over, &it->n);
-    default: return jinja_fail(r, "'%s' object is not iterable", jinja_kind_name(over));
+    case JV_RANGE:
+        return jinja_length(r, over, &it->n);
+    default:
+        return jinja_fail(r, "'%s' object is not iterable", jinja_kind_name(over));
     }
 }
 
-bool jinja_iter_next(struct jinja_run *r, struct jinja_iter *it, struct jinja_value *item, bool *more)
+bool jinja_iter_next(struct jinja_run *r, struct jinja_iter *it, struct jinja_value *item,
+                     bool *more)
 {
     *more = it->i < it->n;
     if (!*more) return true;
@@ -468,14 +522,20 @@ bool jinja_iter_next(struct jinja_run *r, struct jinja_iter *it, struct jinja_va
     case JV_STRING: {
         const struct jinja_str *s = it->over.str;
         size_t from = it->byte++;
-        while (it->byte < s->len && ((unsigned char)s->bytes[it->byte] & 0xc0) == 0x80) it->byte++;
+        while (it->byte < s->len && ((unsigned char)s->bytes[it->byte] & 0xc0) == 0x80)
+            it->byte++;
         return jinja_substr(r, s, from, it->byte - from, item) && jinja_steps(r, 1);
     }
-    case JV_DICT: *item = it->over.dict->entries[i].key; break;
-    case JV_RANGE: /* unsigned: the product alone may pass the type, the sum does not */
-        *item = jinja_int((int64_t)((uint64_t)it->over.range->start + i * (uint64_t)it->over.range->step));
+    case JV_DICT:
+        *item = it->over.dict->entries[i].key;
         break;
-    default: *item = it->over.list->items[i]; break;
+    case JV_RANGE: /* unsigned: the product alone may pass the type, the sum does not */
+        *item = jinja_int(
+            (int64_t)((uint64_t)it->over.range->start + i * (uint64_t)it->over.range->step));
+        break;
+    default:
+        *item = it->over.list->items[i];
+        break;
     }
     return jinja_steps(r, 1);
 }

@@ -136,9 +136,11 @@ bool jinja_substr(struct jinja_run *r, const struct jinja_str *s, size_t from, s
                   struct jinja_value *out);
 bool jinja_concat(struct jinja_run *r, const struct jinja_str *a, const struct jinja_str *b,
                   struct jinja_value *out);
-bool jinja_new_list(struct jinja_run *r, enum jinja_kind kind, size_t room, struct jinja_value *out);
+bool jinja_new_list(struct jinja_run *r, enum jinja_kind kind, size_t room,
+                    struct jinja_value *out);
 bool jinja_list_push(struct jinja_run *r, struct jinja_list *list, struct jinja_value item);
-bool jinja_new_dict(struct jinja_run *r, enum jinja_kind kind, size_t room, struct jinja_value *out);
+bool jinja_new_dict(struct jinja_run *r, enum jinja_kind kind, size_t room,
+                    struct jinja_value *out);
 /* Insert or replace; the key must be hashable (checked). */
 bool jinja_dict_put(struct jinja_run *r, struct jinja_dict *d, struct jinja_value key,
                     struct jinja_value value);
@@ -148,7 +150,8 @@ bool jinja_dict_find(struct jinja_run *r, const struct jinja_dict *d, struct jin
 struct jinja_value *jinja_dict_find_text(struct jinja_run *r, const struct jinja_dict *d,
                                          const char *key);
 /* A JSON value with all its strings tainted; strings are borrowed from it. */
-bool jinja_from_json(struct jinja_run *r, const json_t *json, unsigned depth, struct jinja_value *out);
+bool jinja_from_json(struct jinja_run *r, const json_t *json, unsigned depth,
+                     struct jinja_value *out);
 
 bool jinja_truth(const struct jinja_value *v);
 bool jinja_equal(struct jinja_run *r, const struct jinja_value *a, const struct jinja_value *b,
@@ -156,8 +159,8 @@ bool jinja_equal(struct jinja_run *r, const struct jinja_value *a, const struct 
 /* *out = -1, 0, 1, or 2 when a NaN has no order; fails for kinds that have none. */
 bool jinja_compare(struct jinja_run *r, const struct jinja_value *a, const struct jinja_value *b,
                    int *out);
-bool jinja_contains(struct jinja_run *r, const struct jinja_value *in, const struct jinja_value *what,
-                    bool *out);
+bool jinja_contains(struct jinja_run *r, const struct jinja_value *in,
+                    const struct jinja_value *what, bool *out);
 bool jinja_length(struct jinja_run *r, const struct jinja_value *v, size_t *out);
 const char *jinja_kind_name(const struct jinja_value *v); /* as Python calls the type */
 bool jinja_is_str(const struct jinja_value *v, const char *text);
@@ -169,6 +172,7 @@ struct jinja_iter {
     size_t byte; /* strings: offset of the next character */
 };
 bool jinja_iter_open(struct jinja_run *r, const struct jinja_value *over, struct jinja_iter *it);
-bool jinja_iter_next(struct jinja_run *r, struct jinja_iter *it, struct jinja_value *item, bool *more);
+bool jinja_iter_next(struct jinja_run *r, struct jinja_iter *it, struct jinja_value *item,
+                     bool *more);
 
 #endif

@@ -50,7 +50,8 @@ static enum err_code load_replace(const json_t *spec, struct step *s, struct err
     }
     s->kind = REPLACE;
     rc = copy_string(pattern, where, "String", &s->from, &s->from_n, why);
-    if (rc == ERR_OK && s->from_n == 0) rc = err_set(why, ERR_CORRUPT, "%s: an empty pattern", where);
+    if (rc == ERR_OK && s->from_n == 0)
+        rc = err_set(why, ERR_CORRUPT, "%s: an empty pattern", where);
     return rc;
 }
 
@@ -84,7 +85,9 @@ static enum err_code load(struct normalizer *z, const json_t *spec, struct err *
     if (strcmp(type, "Strip") == 0) {
         s->kind = STRIP;
         rc = tok_json_bool(spec, "normalizer Strip", "strip_left", false, &s->left, why);
-        return rc == ERR_OK ? tok_json_bool(spec, "normalizer Strip", "strip_right", false, &s->right, why) : rc;
+        return rc == ERR_OK
+                   ? tok_json_bool(spec, "normalizer Strip", "strip_right", false, &s->right, why)
+                   : rc;
     }
     return tok_json_refuse("normalizer", type, why);
 }
@@ -94,8 +97,10 @@ enum err_code normalizer_open(const json_t *spec, struct normalizer **out, struc
     struct normalizer *z = mem_zalloc(sizeof *z);
     if (z == NULL) return err_nomem(why, "normalizer");
     enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(z, spec, why);
-    if (rc == ERR_OK) *out = z;
-    else normalizer_close(z);
+    if (rc == ERR_OK)
+        *out = z;
+    else
+        normalizer_close(z);
     return rc;
 }
 
@@ -123,7 +128,8 @@ static void replace_all(const struct step *s, const char *text, size_t n, struct
 
 static void strip(const struct step *s, const char *text, size_t n, struct buf *out)
 {
-    size_t start = SIZE_MAX, end = 0; /* first and one past the last character that is not white space */
+    size_t start = SIZE_MAX,
+           end = 0; /* first and one past the last character that is not white space */
     for (size_t i = 0; i < n;) {
         uint32_t cp;
         size_t used = utf8_decode(text + i, n - i, &cp);
@@ -139,8 +145,8 @@ static void strip(const struct step *s, const char *text, size_t n, struct buf *
     if (end > start) buf_append(out, text + start, end - start);
 }
 
-enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, const char *text, size_t n,
-                             struct buf *out, struct err *why)
+enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, const char *text,
+                             size_t n, struct buf *out, struct err *why)
 {
     struct buf from = {0};
     enum err_code rc = ERR_OK;
@@ -159,10 +165,18 @@ enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, c
             if (from.len > 0) buf_append(out, s->to, s->to_n);
             buf_append(out, in, from.len);
             break;
-        case REPLACE: replace_all(s, in, from.len, out); break;
-        case REPLACE_REGEX: rc = regex_replace(s->regex, w, in, from.len, s->to, s->to_n, out, why); break;
-        case FORM: unicode_normalize(s->form, in, from.len, out); break;
-        case STRIP: strip(s, in, from.len, out); break;
+        case REPLACE:
+            replace_all(s, in, from.len, out);
+            break;
+        case REPLACE_REGEX:
+            rc = regex_replace(s->regex, w, in, from.len, s->to, s->to_n, out, why);
+            break;
+        case FORM:
+            unicode_normalize(s->form, in, from.len, out);
+            break;
+        case STRIP:
+            strip(s, in, from.len, out);
+            break;
         }
     }
     if (rc == ERR_OK && (out->failed || from.failed)) rc = err_nomem(why, "text");

@@ -16,7 +16,7 @@ enum err_code normalizer_open(const json_t *spec, struct normalizer **out, struc
 void normalizer_close(struct normalizer *z);
 
 /* Replace what is in `out` by the normalized form of valid UTF-8. */
-enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, const char *text, size_t n,
-                             struct buf *out, struct err *why);
+enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, const char *text,
+                             size_t n, struct buf *out, struct err *why);
 
 #endif

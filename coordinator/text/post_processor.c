@@ -7,8 +7,8 @@
 static const char where[] = "post_processor TemplateProcessing";
 
 /* Append the ids of one special token of the template. */
-static enum err_code put_special(const json_t *specials, const json_t *item, const struct vocab *vocab,
-                                 struct ids *out, struct err *why)
+static enum err_code put_special(const json_t *specials, const json_t *item,
+                                 const struct vocab *vocab, struct ids *out, struct err *why)
 {
     const char *name;
     size_t n;
@@ -21,7 +21,8 @@ static enum err_code put_special(const json_t *specials, const json_t *item, con
     rc = tok_json_array(entry, where, "ids", &list, why);
     for (size_t i = 0; rc == ERR_OK && i < json_array_size(list); i++) {
         int id;
-        rc = tok_json_id(json_array_get(list, i), "post_processor id", (long long)vocab->n_ids - 1, &id, why);
+        rc = tok_json_id(json_array_get(list, i), "post_processor id", (long long)vocab->n_ids - 1,
+                         &id, why);
         if (rc == ERR_OK && vocab_flags(vocab, id) == 0)
             rc = err_set(why, ERR_CORRUPT, "%s: id %d is no token", where, id);
         if (rc == ERR_OK && !ids_push(out, id)) rc = err_nomem(why, where);
@@ -30,8 +31,8 @@ static enum err_code put_special(const json_t *specials, const json_t *item, con
 }
 
 /* What is there already (an earlier processor of a Sequence) counts as part of A. */
-static enum err_code load_template(struct post_processor *p, const json_t *spec, const struct vocab *vocab,
-                                   struct err *why)
+static enum err_code load_template(struct post_processor *p, const json_t *spec,
+                                   const struct vocab *vocab, struct err *why)
 {
     json_t *single, *specials;
     struct ids before = {0};
@@ -40,19 +41,22 @@ static enum err_code load_template(struct post_processor *p, const json_t *spec,
     if (rc == ERR_OK) rc = tok_json_object(spec, where, "special_tokens", &specials, why);
     for (size_t i = 0; rc == ERR_OK && i < json_array_size(single); i++) {
         json_t *item = json_array_get(single, i);
-        json_t *special = json_object_get(item, "SpecialToken"), *sequence = json_object_get(item, "Sequence");
+        json_t *special = json_object_get(item, "SpecialToken"),
+               *sequence = json_object_get(item, "Sequence");
         const json_t *id = json_object_get(sequence, "id");
         if (special != NULL) {
             rc = put_special(specials, special, vocab, seen ? &p->suffix : &before, why);
         } else if (!seen && json_is_string(id) && strcmp(json_string_value(id), "A") == 0) {
             seen = true;
         } else {
-            rc = err_set(why, ERR_CORRUPT, "%s: item %zu is neither a special token nor the one sequence A",
-                         where, i);
+            rc =
+                err_set(why, ERR_CORRUPT,
+                        "%s: item %zu is neither a special token nor the one sequence A", where, i);
         }
     }
     if (rc == ERR_OK && !seen) rc = err_set(why, ERR_CORRUPT, "%s: no sequence A", where);
-    if (rc == ERR_OK && !ids_append(&before, p->prefix.data, p->prefix.len)) rc = err_nomem(why, where);
+    if (rc == ERR_OK && !ids_append(&before, p->prefix.data, p->prefix.len))
+        rc = err_nomem(why, where);
     if (rc != ERR_OK) {
         ids_free(&before);
         return rc;
@@ -80,8 +84,8 @@ static enum err_code load(struct post_processor *p, const json_t *spec, const st
     return tok_json_refuse("post_processor", type, why);
 }
 
-enum err_code post_processor_init(struct post_processor *p, const json_t *spec, const struct vocab *vocab,
-                                  struct err *why)
+enum err_code post_processor_init(struct post_processor *p, const json_t *spec,
+                                  const struct vocab *vocab, struct err *why)
 {
     *p = (struct post_processor){0};
     enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(p, spec, vocab, why);

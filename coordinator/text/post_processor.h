@@ -13,8 +13,8 @@ struct post_processor {
 };
 
 /* `spec` may be NULL or JSON null: nothing is added. Ids must be in `vocab`. UNSUPPORTED names the type. */
-enum err_code post_processor_init(struct post_processor *p, const json_t *spec, const struct vocab *vocab,
-                                  struct err *why);
+enum err_code post_processor_init(struct post_processor *p, const json_t *spec,
+                                  const struct vocab *vocab, struct err *why);
 void post_processor_deinit(struct post_processor *p);
 
 #endif

@@ -44,10 +44,11 @@ static struct step *add(struct pretokenizer *p, enum kind kind)
     return s;
 }
 
-static enum err_code load_behavior(const json_t *spec, const char *where, struct step *s, struct err *why)
+static enum err_code load_behavior(const json_t *spec, const char *where, struct step *s,
+                                   struct err *why)
 {
-    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
-                                        "Contiguous"};
+    static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                        "MergedWithNext", "Contiguous"};
     const char *name;
     size_t n;
     enum err_code rc = tok_json_string(spec, where, "behavior", &name, &n, why);
@@ -116,10 +117,15 @@ static enum err_code load_metaspace(struct pretokenizer *p, const json_t *spec, 
         rc = tok_json_string(spec, where, "prepend_scheme", &scheme, &scheme_n, why);
     if (rc != ERR_OK) return rc;
     if (n == 0) return err_set(why, ERR_CORRUPT, "%s: an empty replacement", where);
-    if (strcmp(scheme, "always") == 0) s->scheme = PREPEND_ALWAYS;
-    else if (strcmp(scheme, "first") == 0) s->scheme = PREPEND_FIRST;
-    else if (strcmp(scheme, "never") == 0) s->scheme = PREPEND_NEVER;
-    else return err_set(why, ERR_UNSUPPORTED, "%s: prepend_scheme '%.40s' is not supported", where, scheme);
+    if (strcmp(scheme, "always") == 0)
+        s->scheme = PREPEND_ALWAYS;
+    else if (strcmp(scheme, "first") == 0)
+        s->scheme = PREPEND_FIRST;
+    else if (strcmp(scheme, "never") == 0)
+        s->scheme = PREPEND_NEVER;
+    else
+        return err_set(why, ERR_UNSUPPORTED, "%s: prepend_scheme '%.40s' is not supported", where,
+                       scheme);
     s->string_n = n;
     s->string = mem_strndup(text, n);
     if (s->string == NULL) return err_nomem(why, where);
@@ -146,7 +152,8 @@ static enum err_code load(struct pretokenizer *p, const json_t *spec, struct err
         return rc;
     }
     if (p->n + 3 > LIMIT_TOKENIZER_OPS)
-        return err_set(why, ERR_TOO_LARGE, "pre_tokenizer: more than %u steps", LIMIT_TOKENIZER_OPS);
+        return err_set(why, ERR_TOO_LARGE, "pre_tokenizer: more than %u steps",
+                       LIMIT_TOKENIZER_OPS);
     if (strcmp(type, "Split") == 0) return load_split(p, spec, why);
     if (strcmp(type, "ByteLevel") == 0) return load_byte_level(p, spec, why);
     if (strcmp(type, "Metaspace") == 0) return load_metaspace(p, spec, why);
@@ -178,8 +185,10 @@ enum err_code pretokenizer_open(const json_t *spec, struct pretokenizer **out, s
     struct pretokenizer *p = mem_zalloc(sizeof *p);
     if (p == NULL) return err_nomem(why, "pre_tokenizer");
     enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(p, spec, why);
-    if (rc == ERR_OK) *out = p;
-    else pretokenizer_close(p);
+    if (rc == ERR_OK)
+        *out = p;
+    else
+        pretokenizer_close(p);
     return rc;
 }
 
@@ -216,8 +225,8 @@ static bool put_span(struct pieces *s, size_t off, size_t len)
 struct cutter {
     struct pieces *pieces;
     const struct step *step;
-    size_t first;    /* index of this piece's first span */
-    bool was_match;  /* the part before */
+    size_t first;   /* index of this piece's first span */
+    bool was_match; /* the part before */
 };
 
 static bool put_part(struct cutter *c, size_t off, size_t end, bool match)
@@ -226,13 +235,20 @@ static bool put_part(struct cutter *c, size_t off, size_t end, bool match)
     match ^= c->step->invert;
     bool join = false, had = s->spare_n > c->first, was = c->was_match;
     switch (c->step->behavior) {
-    case ISOLATED: break;
+    case ISOLATED:
+        break;
     case REMOVED:
         if (match) return true;
         break;
-    case CONTIGUOUS: join = had && match == was; break;
-    case MERGED_WITH_PREVIOUS: join = had && match && !was; break;
-    case MERGED_WITH_NEXT: join = had && !match && was; break;
+    case CONTIGUOUS:
+        join = had && match == was;
+        break;
+    case MERGED_WITH_PREVIOUS:
+        join = had && match && !was;
+        break;
+    case MERGED_WITH_NEXT:
+        join = had && !match && was;
+        break;
     }
     c->was_match = match;
     if (!join) return put_span(s, off, end - off);
@@ -241,10 +257,12 @@ static bool put_part(struct cutter *c, size_t off, size_t end, bool match)
     return true;
 }
 
-static enum err_code find_in_piece(const struct step *s, struct regex_work *w, const char *text, size_t n,
-                                   size_t from, bool *found, size_t *start, size_t *end, struct err *why)
+static enum err_code find_in_piece(const struct step *s, struct regex_work *w, const char *text,
+                                   size_t n, size_t from, bool *found, size_t *start, size_t *end,
+                                   struct err *why)
 {
-    if (s->kind == SPLIT_REGEX) return regex_find(s->regex, w, text, n, from, found, start, end, why);
+    if (s->kind == SPLIT_REGEX)
+        return regex_find(s->regex, w, text, n, from, found, start, end, why);
     *found = false;
     if (s->kind == SPLIT_STRING) {
         const char *hit = memmem(text + from, n - from, s->string, s->string_n);
@@ -268,7 +286,8 @@ static enum err_code find_in_piece(const struct step *s, struct regex_work *w, c
     return ERR_OK;
 }
 
-static enum err_code cut(const struct step *s, struct regex_work *w, struct pieces *p, struct err *why)
+static enum err_code cut(const struct step *s, struct regex_work *w, struct pieces *p,
+                         struct err *why)
 {
     p->spare_n = 0;
     for (size_t i = 0; i < p->n; i++) {
@@ -281,8 +300,10 @@ static enum err_code cut(const struct step *s, struct regex_work *w, struct piec
             enum err_code rc = find_in_piece(s, w, text, n, from, &found, &start, &end, why);
             if (rc != ERR_OK) return rc;
             if (!found) break;
-            if (start > done && !put_part(&c, off + done, off + start, false)) return err_nomem(why, "pieces");
-            if (end > start && !put_part(&c, off + start, off + end, true)) return err_nomem(why, "pieces");
+            if (start > done && !put_part(&c, off + done, off + start, false))
+                return err_nomem(why, "pieces");
+            if (end > start && !put_part(&c, off + start, off + end, true))
+                return err_nomem(why, "pieces");
             done = end;
             uint32_t cp; /* an empty match: look again one character on */
             from = end > start ? end : end + (end < n ? utf8_decode(text + end, n - end, &cp) : 1);
@@ -294,9 +315,11 @@ static enum err_code cut(const struct step *s, struct regex_work *w, struct piec
 
 /* ---- Rewriting ---------------------------------------------------------------------------------- */
 
-static void put_metaspace(const struct step *s, const char *text, size_t n, bool first, struct buf *out)
+static void put_metaspace(const struct step *s, const char *text, size_t n, bool first,
+                          struct buf *out)
 {
-    bool has = n > 0 && (text[0] == ' ' || (n >= s->string_n && memcmp(text, s->string, s->string_n) == 0));
+    bool has = n > 0 &&
+               (text[0] == ' ' || (n >= s->string_n && memcmp(text, s->string, s->string_n) == 0));
     if (!has && (s->scheme == PREPEND_ALWAYS || (s->scheme == PREPEND_FIRST && first)))
         buf_append(out, s->string, s->string_n);
     for (const char *end = text + n; text < end;) {
@@ -324,8 +347,10 @@ static enum err_code rewrite(const struct step *s, struct pieces *p, bool at_sta
         } else {
             for (size_t k = 0; k < n; k++) {
                 uint32_t cp = byte_level_char((uint8_t)text[k]);
-                if (cp < 0x80) buf_putc(out, (char)cp);
-                else buf_put_utf8(out, cp);
+                if (cp < 0x80)
+                    buf_putc(out, (char)cp);
+                else
+                    buf_put_utf8(out, cp);
             }
         }
         if (out->failed || !put_span(p, off, out->len - off)) return err_nomem(why, "pieces");
@@ -353,7 +378,8 @@ enum err_code pretokenizer_run(const struct pretokenizer *p, struct regex_work *
         out->spare_cap = cap;
         if (i == p->n) return ERR_OK;
         const struct step *s = &p->steps[i];
-        enum err_code rc = s->kind <= SPLIT_CHARS ? cut(s, w, out, why) : rewrite(s, out, at_start, why);
+        enum err_code rc =
+            s->kind <= SPLIT_CHARS ? cut(s, w, out, why) : rewrite(s, out, at_start, why);
         if (rc != ERR_OK) return rc;
     }
 }

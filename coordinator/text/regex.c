@@ -10,7 +10,7 @@
 #include "coordinator/text/unicode.h"
 
 struct regex {
-    pcre2_code *code;   /* NULL: the pattern is \s+$, matched by hand */
+    pcre2_code *code; /* NULL: the pattern is \s+$, matched by hand */
     bool jit;
 };
 
@@ -70,7 +70,8 @@ static size_t put_escape(const char *s, size_t n, struct buf *out)
         buf_puts(out, "\\P{White_Space}");
         return 1;
     case 'p':
-    case 'P': return put_property(s, n, out);
+    case 'P':
+        return put_property(s, n, out);
     case 'u':
         if (n < 5) return 0;
         buf_printf(out, "\\x{%.4s}", s + 1);
@@ -82,7 +83,8 @@ static size_t put_escape(const char *s, size_t n, struct buf *out)
     case 't':
     case 'x':
     case 'A':
-    case 'z': break;
+    case 'z':
+        break;
     default:
         if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')) return 0;
     }
@@ -100,7 +102,8 @@ static bool group_is_known(const char *s, size_t n)
     return !starts(s, n, "(?") && !starts(s, n, "(*");
 }
 
-static enum err_code translate(const char *s, size_t n, const char *where, struct buf *out, struct err *why)
+static enum err_code translate(const char *s, size_t n, const char *where, struct buf *out,
+                               struct err *why)
 {
     bool in_set = false;
     size_t i = 0;
@@ -128,16 +131,16 @@ static enum err_code translate(const char *s, size_t n, const char *where, struc
     }
     return out->failed ? err_nomem(why, "regular expression") : ERR_OK;
 refuse:
-    return err_set(why, ERR_UNSUPPORTED, "%s: regular expression: '%.12s' at byte %zu is not supported", where,
-                   s + i, i);
+    return err_set(why, ERR_UNSUPPORTED,
+                   "%s: regular expression: '%.12s' at byte %zu is not supported", where, s + i, i);
 }
 
 enum err_code regex_open(const char *pattern, size_t n, const char *where, struct regex **out,
                          struct err *why)
 {
     if (n > LIMIT_TOKENIZER_REGEX_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "%s: regular expression of %zu bytes, at most %u", where, n,
-                       LIMIT_TOKENIZER_REGEX_BYTES);
+        return err_set(why, ERR_TOO_LARGE, "%s: regular expression of %zu bytes, at most %u", where,
+                       n, LIMIT_TOKENIZER_REGEX_BYTES);
     struct buf translated = {0};
     pcre2_compile_context *context = NULL;
     pcre2_general_context *general = NULL;
@@ -162,13 +165,15 @@ enum err_code regex_open(const char *pattern, size_t n, const char *where, struc
     PCRE2_SIZE at;
     /* In Ruby syntax $ and ^ always mean line ends: MULTILINE. */
     r->code = pcre2_compile((PCRE2_SPTR)translated.data, translated.len,
-                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &code, &at, context);
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C,
+                            &code, &at, context);
     if (r->code == NULL) {
         char text[160];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)text, sizeof text);
         rc = code == PCRE2_ERROR_HEAP_FAILED || code == 121 /* ERR21: no memory for the code */
                  ? err_nomem(why, where)
-                 : err_set(why, ERR_CORRUPT, "%s: regular expression: %s (byte %zu)", where, text, (size_t)at);
+                 : err_set(why, ERR_CORRUPT, "%s: regular expression: %s (byte %zu)", where, text,
+                           (size_t)at);
         goto out;
     }
     /* The just-in-time compiler is a speed-up only: where it is not to be had, the interpreter runs. */
@@ -177,8 +182,10 @@ out:
     pcre2_compile_context_free(context);
     pcre2_general_context_free(general);
     buf_free(&translated);
-    if (rc == ERR_OK) *out = r;
-    else regex_close(r);
+    if (rc == ERR_OK)
+        *out = r;
+    else
+        regex_close(r);
     return rc;
 }
 
@@ -249,9 +256,11 @@ enum err_code regex_find(const struct regex *r, struct regex_work *w, const char
         return ERR_OK;
     }
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
-    int k = r->jit ? pcre2_jit_match(r->code, subject, n, from, 0, w->data, w->context) : PCRE2_ERROR_JIT_STACKLIMIT;
+    int k = r->jit ? pcre2_jit_match(r->code, subject, n, from, 0, w->data, w->context)
+                   : PCRE2_ERROR_JIT_STACKLIMIT;
     if (k == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter has no stack to run out of */
-        k = pcre2_match(r->code, subject, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->data, w->context);
+        k = pcre2_match(r->code, subject, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->data,
+                        w->context);
     *found = k >= 0;
     if (k >= 0) {
         const PCRE2_SIZE *at = pcre2_get_ovector_pointer(w->data);
@@ -263,7 +272,8 @@ enum err_code regex_find(const struct regex *r, struct regex_work *w, const char
     if (k == PCRE2_ERROR_NOMEMORY) return err_nomem(why, "regular expression");
     char message[160];
     pcre2_get_error_message(k, (PCRE2_UCHAR *)message, sizeof message);
-    return err_set(why, ERR_INVALID, "the text cannot be split: %s at byte %zu of %zu", message, from, n);
+    return err_set(why, ERR_INVALID, "the text cannot be split: %s at byte %zu of %zu", message,
+                   from, n);
 }
 
 enum err_code regex_replace(const struct regex *r, struct regex_work *w, const char *text, size_t n,

@@ -12,16 +12,16 @@ struct stop_pattern {
     size_t len, state;               /* state: how many bytes of it the text ends with */
 };
 
-enum err_code stop_matcher_init(struct stop_matcher *m, const char *const *stops, const size_t *lens,
-                                size_t n, struct err *why)
+enum err_code stop_matcher_init(struct stop_matcher *m, const char *const *stops,
+                                const size_t *lens, size_t n, struct err *why)
 {
     *m = (struct stop_matcher){.matched = -1};
     if (n > LIMIT_STOP_STRINGS)
         return err_set(why, ERR_INVALID, "%zu stop strings, at most %u", n, LIMIT_STOP_STRINGS);
     for (size_t i = 0; i < n; i++)
         if (lens[i] == 0 || lens[i] > LIMIT_STOP_BYTES)
-            return err_set(why, ERR_INVALID, "stop string %zu has %zu bytes, must have 1 to %u", i, lens[i],
-                           LIMIT_STOP_BYTES);
+            return err_set(why, ERR_INVALID, "stop string %zu has %zu bytes, must have 1 to %u", i,
+                           lens[i], LIMIT_STOP_BYTES);
     if (n == 0) return ERR_OK;
     m->patterns = mem_zalloc_array(n, sizeof *m->patterns);
     if (m->patterns == NULL) return err_nomem(why, "stop strings");
@@ -31,7 +31,8 @@ enum err_code stop_matcher_init(struct stop_matcher *m, const char *const *stops
         p->len = lens[i];
         memcpy(p->text, stops[i], lens[i]);
         for (size_t k = 1, border = 0; k < p->len; k++) {
-            while (border > 0 && p->text[k] != p->text[border]) border = p->fail[border - 1];
+            while (border > 0 && p->text[k] != p->text[border])
+                border = p->fail[border - 1];
             if (p->text[k] == p->text[border]) border++;
             p->fail[k] = (uint16_t)border;
         }
@@ -55,12 +56,14 @@ static const struct stop_pattern *furthest(const struct stop_matcher *m)
 
 static void advance(struct stop_pattern *p, char byte)
 {
-    while (p->state > 0 && p->text[p->state] != byte) p->state = p->fail[p->state - 1];
+    while (p->state > 0 && p->text[p->state] != byte)
+        p->state = p->fail[p->state - 1];
     if (p->text[p->state] == byte) p->state++;
 }
 
 /* Append the first n of: the bytes held, then `byte`. */
-static void put_oldest(const struct stop_pattern *held, size_t n_held, char byte, size_t n, struct buf *out)
+static void put_oldest(const struct stop_pattern *held, size_t n_held, char byte, size_t n,
+                       struct buf *out)
 {
     buf_append(out, held->text, n < n_held ? n : n_held);
     if (n > n_held) buf_putc(out, byte);
@@ -97,5 +100,6 @@ void stop_matcher_flush(struct stop_matcher *m, struct buf *out)
     if (m->matched >= 0 || m->n == 0) return;
     const struct stop_pattern *held = furthest(m);
     buf_append(out, held->text, held->state);
-    for (size_t k = 0; k < m->n; k++) m->patterns[k].state = 0;
+    for (size_t k = 0; k < m->n; k++)
+        m->patterns[k].state = 0;
 }

@@ -21,8 +21,8 @@ struct stop_matcher {
 
 /* Copies the strings (not 0-terminated, lens[i] bytes). INVALID: an empty one, one over
  * LIMIT_STOP_BYTES, more than LIMIT_STOP_STRINGS. n == 0 is fine: everything passes. */
-enum err_code stop_matcher_init(struct stop_matcher *m, const char *const *stops, const size_t *lens,
-                                size_t n, struct err *why);
+enum err_code stop_matcher_init(struct stop_matcher *m, const char *const *stops,
+                                const size_t *lens, size_t n, struct err *why);
 void stop_matcher_deinit(struct stop_matcher *m);
 
 /* Take n bytes; append to `out` what cannot be part of a stop string. True once one has matched: the

@@ -57,7 +57,8 @@ void text_stream_push(struct text_stream *s, int32_t id, struct buf *out)
         n = first.len;
     }
     s->started = true;
-    for (size_t i = 0; i < n; i++) put_byte(s, bytes[i], out);
+    for (size_t i = 0; i < n; i++)
+        put_byte(s, bytes[i], out);
     buf_free(&first);
 }
 

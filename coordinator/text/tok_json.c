@@ -6,14 +6,20 @@ static const char *kind(const json_t *v)
 {
     if (v == NULL) return "missing";
     switch (json_typeof(v)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
     case JSON_INTEGER:
-    case JSON_REAL: return "a number";
+    case JSON_REAL:
+        return "a number";
     case JSON_TRUE:
-    case JSON_FALSE: return "a boolean";
-    case JSON_NULL: return "null";
+    case JSON_FALSE:
+        return "a boolean";
+    case JSON_NULL:
+        return "null";
     }
     return "of an unknown kind";
 }
@@ -24,7 +30,8 @@ static enum err_code wrong(const json_t *v, const char *where, const char *key, 
     return err_set(why, ERR_CORRUPT, "%s: '%s' is %s, not %s", where, key, kind(v), want);
 }
 
-enum err_code tok_json_type(const json_t *component, const char *where, const char **type, struct err *why)
+enum err_code tok_json_type(const json_t *component, const char *where, const char **type,
+                            struct err *why)
 {
     if (!json_is_object(component))
         return err_set(why, ERR_CORRUPT, "%s is %s, not an object", where, kind(component));
@@ -34,8 +41,8 @@ enum err_code tok_json_type(const json_t *component, const char *where, const ch
     return ERR_OK;
 }
 
-enum err_code tok_json_string(const json_t *object, const char *where, const char *key, const char **s,
-                              size_t *n, struct err *why)
+enum err_code tok_json_string(const json_t *object, const char *where, const char *key,
+                              const char **s, size_t *n, struct err *why)
 {
     const json_t *v = json_object_get(object, key);
     if (!json_is_string(v)) return wrong(v, where, key, "a string", why);
@@ -48,7 +55,8 @@ enum err_code tok_json_bool(const json_t *object, const char *where, const char 
                             bool *out, struct err *why)
 {
     const json_t *v = json_object_get(object, key);
-    if (v != NULL && !json_is_null(v) && !json_is_boolean(v)) return wrong(v, where, key, "a boolean", why);
+    if (v != NULL && !json_is_null(v) && !json_is_boolean(v))
+        return wrong(v, where, key, "a boolean", why);
     *out = json_is_boolean(v) ? json_is_true(v) : fallback;
     return ERR_OK;
 }
@@ -62,8 +70,8 @@ enum err_code tok_json_array(const json_t *object, const char *where, const char
     return ERR_OK;
 }
 
-enum err_code tok_json_object(const json_t *object, const char *where, const char *key, json_t **out,
-                              struct err *why)
+enum err_code tok_json_object(const json_t *object, const char *where, const char *key,
+                              json_t **out, struct err *why)
 {
     json_t *v = json_object_get(object, key);
     if (!json_is_object(v)) return wrong(v, where, key, "an object", why);
@@ -71,9 +79,11 @@ enum err_code tok_json_object(const json_t *object, const char *where, const cha
     return ERR_OK;
 }
 
-enum err_code tok_json_id(const json_t *value, const char *what, long long max, int *out, struct err *why)
+enum err_code tok_json_id(const json_t *value, const char *what, long long max, int *out,
+                          struct err *why)
 {
-    if (!json_is_integer(value)) return err_set(why, ERR_CORRUPT, "%s is %s, not an integer", what, kind(value));
+    if (!json_is_integer(value))
+        return err_set(why, ERR_CORRUPT, "%s is %s, not an integer", what, kind(value));
     long long id = json_integer_value(value);
     if (id < 0 || id > max)
         return err_set(why, ERR_CORRUPT, "%s is %lld, outside 0..%lld", what, id, max);

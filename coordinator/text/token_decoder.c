@@ -20,7 +20,8 @@ static enum err_code copy_string(const json_t *spec, const char *where, const ch
     const char *s;
     enum err_code rc = tok_json_string(spec, where, key, &s, n, why);
     if (rc != ERR_OK) return rc;
-    if (*n == 0 && strcmp(key, "content") != 0) return err_set(why, ERR_CORRUPT, "%s: '%s' is empty", where, key);
+    if (*n == 0 && strcmp(key, "content") != 0)
+        return err_set(why, ERR_CORRUPT, "%s: '%s' is empty", where, key);
     *out = mem_strndup(s, *n);
     return *out == NULL ? err_nomem(why, where) : ERR_OK;
 }
@@ -31,7 +32,8 @@ static enum err_code load_replace(struct token_decoder_step *s, const json_t *sp
     json_t *pattern;
     s->kind = REPLACE;
     enum err_code rc = tok_json_object(spec, where, "pattern", &pattern, why);
-    if (rc == ERR_OK && json_object_get(pattern, "Regex") != NULL) return tok_json_refuse(where, "Regex", why);
+    if (rc == ERR_OK && json_object_get(pattern, "Regex") != NULL)
+        return tok_json_refuse(where, "Regex", why);
     if (rc == ERR_OK) rc = copy_string(pattern, where, "String", &s->from, &s->from_n, why);
     return rc == ERR_OK ? copy_string(spec, where, "content", &s->to, &s->to_n, why) : rc;
 }
@@ -45,15 +47,20 @@ static enum err_code load_strip(struct loading *l, const json_t *spec, struct er
     enum err_code rc = copy_string(spec, where, "content", &s->from, &s->from_n, why);
     d->n++; /* so that deinit frees the string */
     s->kind = STRIP;
-    if (rc == ERR_OK) rc = tok_json_id(json_object_get(spec, "start"), "decoder Strip start", 1 << 20, &start, why);
-    if (rc == ERR_OK) rc = tok_json_id(json_object_get(spec, "stop"), "decoder Strip stop", 1 << 20, &stop, why);
+    if (rc == ERR_OK)
+        rc = tok_json_id(json_object_get(spec, "start"), "decoder Strip start", 1 << 20, &start,
+                         why);
+    if (rc == ERR_OK)
+        rc = tok_json_id(json_object_get(spec, "stop"), "decoder Strip stop", 1 << 20, &stop, why);
     if (rc != ERR_OK) return rc;
-    if (s->from_n != 1) return err_set(why, ERR_UNSUPPORTED, "%s: 'content' is not one ASCII character", where);
+    if (s->from_n != 1)
+        return err_set(why, ERR_UNSUPPORTED, "%s: 'content' is not one ASCII character", where);
     s->start = (size_t)start;
     s->stop = (size_t)stop;
     if (!l->fused) return ERR_OK;
     if (stop > 0 || d->strip_left > 0)
-        return err_set(why, ERR_UNSUPPORTED, "%s: stripping the end of a text, or twice, is not supported", where);
+        return err_set(why, ERR_UNSUPPORTED,
+                       "%s: stripping the end of a text, or twice, is not supported", where);
     d->strip = s->from[0];
     d->strip_left = s->start;
     s->start = 0; /* the step itself has nothing left to do for a token */
@@ -81,7 +88,8 @@ static enum err_code load(struct loading *l, const json_t *spec, struct err *why
     }
     if (strcmp(type, "Strip") == 0) return load_strip(l, spec, why);
     if (l->fused)
-        return err_set(why, ERR_UNSUPPORTED, "decoder: '%.40s' after the tokens are fused is not supported", type);
+        return err_set(why, ERR_UNSUPPORTED,
+                       "decoder: '%.40s' after the tokens are fused is not supported", type);
     struct token_decoder_step *s = &d->steps[d->n++];
     if (strcmp(type, "Replace") == 0) return load_replace(s, spec, why);
     if (strcmp(type, "ByteFallback") == 0) {
@@ -112,7 +120,8 @@ enum err_code token_decoder_init(struct token_decoder *d, const json_t *spec, st
 {
     *d = (struct token_decoder){0};
     struct loading l = {d, false};
-    enum err_code rc = spec == NULL || json_is_null(spec) ? tok_json_refuse("decoder", "null", why) : load(&l, spec, why);
+    enum err_code rc = spec == NULL || json_is_null(spec) ? tok_json_refuse("decoder", "null", why)
+                                                          : load(&l, spec, why);
     if (rc != ERR_OK) token_decoder_deinit(d);
     return rc;
 }
@@ -128,11 +137,12 @@ void token_decoder_deinit(struct token_decoder *d)
 
 /* ---- One token ---------------------------------------------------------------------------------- */
 
-static void put_replaced(const char *text, size_t n, const char *from, size_t from_n, const char *to,
-                         size_t to_n, struct buf *out)
+static void put_replaced(const char *text, size_t n, const char *from, size_t from_n,
+                         const char *to, size_t to_n, struct buf *out)
 {
     const char *end = text + n;
-    for (const char *hit; (hit = memmem(text, (size_t)(end - text), from, from_n)) != NULL; text = hit + from_n) {
+    for (const char *hit; (hit = memmem(text, (size_t)(end - text), from, from_n)) != NULL;
+         text = hit + from_n) {
         buf_append(out, text, (size_t)(hit - text));
         buf_append(out, to, to_n);
     }
@@ -150,7 +160,8 @@ static void put_byte_fallback(const char *t, size_t n, struct buf *out)
 {
     if (n == 6 && memcmp(t, "<0x", 3) == 0 && t[5] == '>' && hex(t[3]) >= 0 && hex(t[4]) >= 0)
         buf_putc(out, (char)(hex(t[3]) << 4 | hex(t[4])));
-    else buf_append(out, t, n);
+    else
+        buf_append(out, t, n);
 }
 
 /* A token with any character outside the table (an added one, say) is literal. */
@@ -170,15 +181,19 @@ static void put_byte_level(const char *t, size_t n, struct buf *out)
     }
 }
 
-static void put_stripped(const struct token_decoder_step *s, const char *t, size_t n, struct buf *out)
+static void put_stripped(const struct token_decoder_step *s, const char *t, size_t n,
+                         struct buf *out)
 {
     size_t start = 0, end = n;
-    while (start < end && start < s->start && t[start] == s->from[0]) start++;
-    while (end > start && n - end < s->stop && t[end - 1] == s->from[0]) end--;
+    while (start < end && start < s->start && t[start] == s->from[0])
+        start++;
+    while (end > start && n - end < s->stop && t[end - 1] == s->from[0])
+        end--;
     buf_append(out, t + start, end - start);
 }
 
-void token_decoder_put(const struct token_decoder *d, const char *text, size_t n, bool first, struct buf *out)
+void token_decoder_put(const struct token_decoder *d, const char *text, size_t n, bool first,
+                       struct buf *out)
 {
     struct buf in = {0}, next = {0};
     buf_append(&in, text, n);
@@ -186,20 +201,31 @@ void token_decoder_put(const struct token_decoder *d, const char *text, size_t n
         const struct token_decoder_step *s = &d->steps[i];
         buf_clear(&next);
         switch ((enum kind)s->kind) {
-        case REPLACE: put_replaced(in.data, in.len, s->from, s->from_n, s->to, s->to_n, &next); break;
-        case BYTE_FALLBACK: put_byte_fallback(in.data, in.len, &next); break;
-        case STRIP: put_stripped(s, in.data, in.len, &next); break;
-        case BYTE_LEVEL: put_byte_level(in.data, in.len, &next); break;
+        case REPLACE:
+            put_replaced(in.data, in.len, s->from, s->from_n, s->to, s->to_n, &next);
+            break;
+        case BYTE_FALLBACK:
+            put_byte_fallback(in.data, in.len, &next);
+            break;
+        case STRIP:
+            put_stripped(s, in.data, in.len, &next);
+            break;
+        case BYTE_LEVEL:
+            put_byte_level(in.data, in.len, &next);
+            break;
         case METASPACE:
-            put_replaced(in.data, in.len, s->from, s->from_n, " ", first && d->first_differs ? 0 : 1, &next);
+            put_replaced(in.data, in.len, s->from, s->from_n, " ",
+                         first && d->first_differs ? 0 : 1, &next);
             break;
         }
         struct buf swap = in;
         in = next;
         next = swap;
     }
-    if (in.failed || next.failed) out->failed = true;
-    else buf_append(out, in.data, in.len);
+    if (in.failed || next.failed)
+        out->failed = true;
+    else
+        buf_append(out, in.data, in.len);
     buf_free(&in);
     buf_free(&next);
 }

@@ -20,7 +20,7 @@ struct token_decoder {
     } steps[LIMIT_TOKENIZER_OPS];
     size_t n;
     bool first_differs; /* the first token of a text is decoded otherwise (Metaspace) */
-    char strip;         /* this character, at most strip_left times, is dropped from the text's start */
+    char strip; /* this character, at most strip_left times, is dropped from the text's start */
     size_t strip_left;
 };
 
@@ -29,6 +29,7 @@ enum err_code token_decoder_init(struct token_decoder *d, const json_t *spec, st
 void token_decoder_deinit(struct token_decoder *d);
 
 /* Append the bytes (not always UTF-8) of one token's text. */
-void token_decoder_put(const struct token_decoder *d, const char *text, size_t n, bool first, struct buf *out);
+void token_decoder_put(const struct token_decoder *d, const char *text, size_t n, bool first,
+                       struct buf *out);
 
 #endif

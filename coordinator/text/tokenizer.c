@@ -41,14 +41,16 @@ static enum err_code count_ids(json_t *vocab, const json_t *added, uint32_t *n_i
     int top = -1, id;
     const char *text;
     json_t *value;
-    json_object_foreach(vocab, text, value) {
+    json_object_foreach(vocab, text, value)
+    {
         enum err_code rc = tok_json_id(value, "model.vocab: an id", LIMIT_VOCAB - 1, &id, why);
         if (rc != ERR_OK) return err_wrap(why, rc, "token '%.40s'", text);
         if (id > top) top = id;
     }
     for (size_t i = 0; i < json_array_size(added); i++) {
         const json_t *entry = json_array_get(added, i);
-        enum err_code rc = tok_json_id(json_object_get(entry, "id"), "'id'", LIMIT_VOCAB - 1, &id, why);
+        enum err_code rc =
+            tok_json_id(json_object_get(entry, "id"), "'id'", LIMIT_VOCAB - 1, &id, why);
         if (rc != ERR_OK) return err_wrap(why, rc, "added_tokens[%zu]", i);
         if (id > top) top = id;
     }
@@ -56,7 +58,8 @@ static enum err_code count_ids(json_t *vocab, const json_t *added, uint32_t *n_i
     return top < 0 ? err_set(why, ERR_CORRUPT, "model.vocab is empty") : ERR_OK;
 }
 
-static enum err_code load_model(struct tokenizer *t, const json_t *root, const json_t *added, struct err *why)
+static enum err_code load_model(struct tokenizer *t, const json_t *root, const json_t *added,
+                                struct err *why)
 {
     const char *type;
     json_t *model, *vocab;
@@ -72,7 +75,8 @@ static enum err_code load_model(struct tokenizer *t, const json_t *root, const j
     const char *text;
     size_t n;
     json_t *value;
-    json_object_keylen_foreach(vocab, text, n, value) {
+    json_object_keylen_foreach(vocab, text, n, value)
+    {
         rc = vocab_add(&t->vocab, (uint32_t)json_integer_value(value), text, n, VOCAB_MODEL, why);
         if (rc != ERR_OK) return rc;
     }
@@ -97,16 +101,19 @@ static enum err_code load_added_token(struct tokenizer *t, const json_t *entry, 
     const char *text;
     size_t n;
     enum err_code rc = tok_json_string(entry, where, "content", &text, &n, why);
-    if (rc == ERR_OK) rc = tok_json_bool(entry, where, "single_word", false, &token.single_word, why);
+    if (rc == ERR_OK)
+        rc = tok_json_bool(entry, where, "single_word", false, &token.single_word, why);
     if (rc == ERR_OK) rc = tok_json_bool(entry, where, "lstrip", false, &token.lstrip, why);
     if (rc == ERR_OK) rc = tok_json_bool(entry, where, "rstrip", false, &token.rstrip, why);
     if (rc == ERR_OK) rc = tok_json_bool(entry, where, "special", false, &special, why);
     if (rc == ERR_OK) rc = tok_json_bool(entry, where, "normalized", !special, &normalized, why);
     if (rc != ERR_OK) return rc;
     if (n > LIMIT_ADDED_TOKEN_BYTES)
-        return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes, at most %u", where, n, LIMIT_ADDED_TOKEN_BYTES);
+        return err_set(why, ERR_TOO_LARGE, "%s: %zu bytes, at most %u", where, n,
+                       LIMIT_ADDED_TOKEN_BYTES);
     token.control = special || !is_blank(text, n);
-    unsigned flags = VOCAB_ADDED | (special ? VOCAB_SPECIAL : 0u) | (token.control ? VOCAB_CONTROL : 0u);
+    unsigned flags =
+        VOCAB_ADDED | (special ? VOCAB_SPECIAL : 0u) | (token.control ? VOCAB_CONTROL : 0u);
     rc = vocab_add(&t->vocab, (uint32_t)token.id, text, n, flags, why);
     if (rc != ERR_OK) return err_wrap(why, rc, "%s", where);
     if (!normalized) return added_tokens_add(&t->raw, &token, text, n, why);
@@ -158,7 +165,8 @@ static enum err_code config_token(const struct tokenizer *t, const json_t *confi
     if (json_is_object(v)) v = json_object_get(v, "content");
     *id = -1;
     if (v == NULL || json_is_null(v)) return ERR_OK;
-    if (!json_is_string(v)) return err_set(why, ERR_CORRUPT, "'%s' is neither a string nor an added token", key);
+    if (!json_is_string(v))
+        return err_set(why, ERR_CORRUPT, "'%s' is neither a string nor an added token", key);
     *id = vocab_find(&t->vocab, json_string_value(v), json_string_length(v));
     return ERR_OK;
 }
@@ -173,7 +181,8 @@ static enum err_code load_config(struct tokenizer *t, const char *dir, struct er
         buf_free(&path);
         return err_nomem(why, "path");
     }
-    enum err_code rc = json_parse_file(path.data, LIMIT_CONFIG_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &config, why);
+    enum err_code rc =
+        json_parse_file(path.data, LIMIT_CONFIG_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &config, why);
     if (rc == ERR_NOT_FOUND) {
         buf_free(&path);
         return ERR_OK;
@@ -181,8 +190,10 @@ static enum err_code load_config(struct tokenizer *t, const char *dir, struct er
     if (rc == ERR_OK && !json_is_object(config)) rc = err_set(why, ERR_CORRUPT, "not an object");
     if (rc == ERR_OK) rc = config_token(t, config, "bos_token", &t->bos, why);
     if (rc == ERR_OK) rc = config_token(t, config, "eos_token", &t->eos, why);
-    if (rc == ERR_OK) rc = tok_json_bool(config, "config", "add_bos_token", false, &t->add_bos, why);
-    if (rc == ERR_OK) rc = tok_json_bool(config, "config", "add_eos_token", false, &t->add_eos, why);
+    if (rc == ERR_OK)
+        rc = tok_json_bool(config, "config", "add_bos_token", false, &t->add_bos, why);
+    if (rc == ERR_OK)
+        rc = tok_json_bool(config, "config", "add_eos_token", false, &t->add_eos, why);
     if (rc != ERR_OK && config != NULL) err_wrap(why, rc, "%s", path.data);
     json_decref(config);
     buf_free(&path);
@@ -196,11 +207,13 @@ static enum err_code load(struct tokenizer *t, const json_t *root, struct err *w
     if (added != NULL && !json_is_null(added) && !json_is_array(added))
         return err_set(why, ERR_CORRUPT, "'added_tokens' is not an array");
     enum err_code rc = normalizer_open(json_object_get(root, "normalizer"), &t->normalizer, why);
-    if (rc == ERR_OK) rc = pretokenizer_open(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
+    if (rc == ERR_OK)
+        rc = pretokenizer_open(json_object_get(root, "pre_tokenizer"), &t->pretokenizer, why);
     if (rc == ERR_OK) rc = token_decoder_init(&t->decoder, json_object_get(root, "decoder"), why);
     if (rc == ERR_OK) rc = load_model(t, root, added, why);
     if (rc == ERR_OK) rc = load_added(t, added, why);
-    if (rc == ERR_OK) rc = post_processor_init(&t->post, json_object_get(root, "post_processor"), &t->vocab, why);
+    if (rc == ERR_OK)
+        rc = post_processor_init(&t->post, json_object_get(root, "post_processor"), &t->vocab, why);
     if (rc == ERR_OK) rc = make_bytes(t, why);
     return rc;
 }
@@ -213,7 +226,8 @@ enum err_code tokenizer_open(const char *dir, struct tokenizer **out, struct err
     buf_printf(&path, "%s/tokenizer.json", dir);
     enum err_code rc = t == NULL || path.failed ? err_nomem(why, "tokenizer") : ERR_OK;
     if (rc == ERR_OK)
-        rc = json_parse_file(path.data, LIMIT_TOKENIZER_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &root, why);
+        rc = json_parse_file(path.data, LIMIT_TOKENIZER_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &root,
+                             why);
     if (rc == ERR_OK) {
         rc = load(t, root, why);
         if (rc != ERR_OK) err_wrap(why, rc, "%s", path.data);
@@ -221,8 +235,10 @@ enum err_code tokenizer_open(const char *dir, struct tokenizer **out, struct err
     json_decref(root);
     buf_free(&path);
     if (rc == ERR_OK) rc = load_config(t, dir, why);
-    if (rc == ERR_OK) *out = t;
-    else tokenizer_close(t);
+    if (rc == ERR_OK)
+        *out = t;
+    else
+        tokenizer_close(t);
     return rc;
 }
 
@@ -255,20 +271,22 @@ struct encoder {
     struct ids *out;
 };
 
-static enum err_code encode_plain(struct encoder *e, const char *text, size_t n, bool at_start, struct err *why)
+static enum err_code encode_plain(struct encoder *e, const char *text, size_t n, bool at_start,
+                                  struct err *why)
 {
     struct pieces *p = &e->pieces;
     enum err_code rc = pretokenizer_run(e->t->pretokenizer, e->regex, text, n, at_start, p, why);
     for (size_t i = 0; i < p->n && rc == ERR_OK; i++)
-        rc = bpe_encode(e->t->bpe, &e->bpe, p->text.data + p->spans[i].off, p->spans[i].len, e->no_control,
-                        e->out, why);
+        rc = bpe_encode(e->t->bpe, &e->bpe, p->text.data + p->spans[i].off, p->spans[i].len,
+                        e->no_control, e->out, why);
     return rc;
 }
 
 /* Alternate between added tokens and what lies between them, which goes to `rest`. */
-static enum err_code encode_around(struct encoder *e, const struct added_tokens *tokens, const char *text,
-                                   size_t n, bool at_start,
-                                   enum err_code (*rest)(struct encoder *, const char *, size_t, bool, struct err *),
+static enum err_code encode_around(struct encoder *e, const struct added_tokens *tokens,
+                                   const char *text, size_t n, bool at_start,
+                                   enum err_code (*rest)(struct encoder *, const char *, size_t,
+                                                         bool, struct err *),
                                    struct err *why)
 {
     struct added_match m;
@@ -284,11 +302,13 @@ static enum err_code encode_around(struct encoder *e, const struct added_tokens 
     return rc;
 }
 
-static enum err_code encode_raw(struct encoder *e, const char *text, size_t n, bool at_start, struct err *why)
+static enum err_code encode_raw(struct encoder *e, const char *text, size_t n, bool at_start,
+                                struct err *why)
 {
     enum err_code rc = normalizer_run(e->t->normalizer, e->regex, text, n, &e->form, why);
     if (rc != ERR_OK) return rc;
-    return encode_around(e, &e->t->normalized, e->form.data, e->form.len, at_start, encode_plain, why);
+    return encode_around(e, &e->t->normalized, e->form.data, e->form.len, at_start, encode_plain,
+                         why);
 }
 
 static enum err_code add_around(const struct tokenizer *t, enum tokenizer_add add, struct ids *out,
@@ -301,8 +321,8 @@ static enum err_code add_around(const struct tokenizer *t, enum tokenizer_add ad
     int32_t first = prefix->len > 0 ? prefix->data[0] : out->len > 0 ? out->data[0] : -1;
     bool ok = true;
     if (config && t->add_bos && t->bos >= 0 && first != t->bos) ok = ids_push(&all, t->bos);
-    ok = ok && ids_append(&all, prefix->data, prefix->len) && ids_append(&all, out->data, out->len) &&
-         ids_append(&all, suffix->data, suffix->len);
+    ok = ok && ids_append(&all, prefix->data, prefix->len) &&
+         ids_append(&all, out->data, out->len) && ids_append(&all, suffix->data, suffix->len);
     int32_t last = all.len > 0 ? all.data[all.len - 1] : -1;
     if (ok && config && t->add_eos && t->eos >= 0 && last != t->eos) ok = ids_push(&all, t->eos);
     if (!ok) {
@@ -327,8 +347,9 @@ static const char *make_valid(const char *text, size_t *n, struct buf *copy)
     return copy->failed ? NULL : copy->data;
 }
 
-enum err_code tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, enum tokenizer_add add,
-                               enum tokenizer_special special, struct ids *out, struct err *why)
+enum err_code tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
+                               enum tokenizer_add add, enum tokenizer_special special,
+                               struct ids *out, struct err *why)
 {
     struct buf copy = {0};
     struct encoder e = {.t = t, .no_control = special == TOKENIZER_NO_SPECIAL, .out = out};
@@ -351,14 +372,16 @@ enum err_code tokenizer_encode(const struct tokenizer *t, const char *text, size
 
 /* ---- Decoding and the rest ---------------------------------------------------------------------- */
 
-enum err_code tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
-                               struct buf *out, struct err *why)
+enum err_code tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n,
+                               bool skip_special, struct buf *out, struct err *why)
 {
     for (size_t i = 0; i < n; i++)
-        if (ids[i] < 0) return err_set(why, ERR_INVALID, "id %zu of %zu is negative (%d)", i, n, ids[i]);
+        if (ids[i] < 0)
+            return err_set(why, ERR_INVALID, "id %zu of %zu is negative (%d)", i, n, ids[i]);
     struct text_stream s;
     text_stream_init(&s, t, skip_special);
-    for (size_t i = 0; i < n; i++) text_stream_push(&s, ids[i], out);
+    for (size_t i = 0; i < n; i++)
+        text_stream_push(&s, ids[i], out);
     text_stream_flush(&s, out);
     return out->failed ? err_nomem(why, "text") : ERR_OK;
 }

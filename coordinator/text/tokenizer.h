@@ -26,35 +26,36 @@ void tokenizer_close(struct tokenizer *t);
 /* Which ids are put around a text's own. */
 enum tokenizer_add {
     TOKENIZER_ADD_NONE,
-    TOKENIZER_ADD_FILE,  /* what the post_processor of tokenizer.json adds */
+    TOKENIZER_ADD_FILE, /* what the post_processor of tokenizer.json adds */
     TOKENIZER_ADD_CONFIG /* that, then bos (eos) if tokenizer_config.json asks for it and it is not there yet */
 };
 
 /* Whose text it is. */
 enum tokenizer_special {
     TOKENIZER_PARSE_SPECIAL, /* ours (a rendered template): every added token is recognized */
-    TOKENIZER_NO_SPECIAL     /* a user's: a spelled-out control token stays plain text. Control is every added
+    TOKENIZER_NO_SPECIAL /* a user's: a spelled-out control token stays plain text. Control is every added
                                 token but those that are white space and not special (runs of spaces). */
 };
 
 /* Replace what is in `out` (zero-initialized or used before) by the ids of n bytes. Each maximal
  * invalid part of the text counts as one U+FFFD. TOO_LARGE, INVALID (a regular expression gives up),
  * EXHAUSTED; on failure `out` is empty. */
-enum err_code tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, enum tokenizer_add add,
-                               enum tokenizer_special special, struct ids *out, struct err *why);
+enum err_code tokenizer_encode(const struct tokenizer *t, const char *text, size_t n,
+                               enum tokenizer_add add, enum tokenizer_special special,
+                               struct ids *out, struct err *why);
 
 /* Append the text of n ids to `out`; always valid UTF-8. Ids without a token (a model's head may have
  * more rows than there are tokens) give nothing; a negative one is INVALID. */
-enum err_code tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
-                               struct buf *out, struct err *why);
+enum err_code tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n,
+                               bool skip_special, struct buf *out, struct err *why);
 
 /* The bytes that one token stands for inside a text; they need not be UTF-8. Borrowed, not
  * 0-terminated; NULL if there is no such token. */
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *n);
 
-int32_t tokenizer_bos(const struct tokenizer *t);           /* -1: none */
-int32_t tokenizer_eos(const struct tokenizer *t);           /* -1: none */
-uint32_t tokenizer_vocab_size(const struct tokenizer *t);   /* highest id + 1 */
+int32_t tokenizer_bos(const struct tokenizer *t);         /* -1: none */
+int32_t tokenizer_eos(const struct tokenizer *t);         /* -1: none */
+uint32_t tokenizer_vocab_size(const struct tokenizer *t); /* highest id + 1 */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 /* The id whose text in the file is exactly this ("<|im_end|>"), or -1. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t n);

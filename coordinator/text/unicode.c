@@ -12,8 +12,8 @@ enum { MAX_EXPANSION = 32 }; /* the longest decomposition of one character is 18
 bool unicode_is_space(uint32_t cp)
 {
     if (cp < 0x80) return cp == ' ' || (cp >= '\t' && cp <= '\r');
-    return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 ||
-           cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+    return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
+           cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 static utf8proc_category_t category(uint32_t cp)
@@ -41,8 +41,10 @@ bool unicode_is_word(uint32_t cp)
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC: return true;
-    default: return false;
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -69,15 +71,19 @@ static void sort_marks(utf8proc_int32_t *run, size_t n, utf8proc_int32_t *spare)
             utf8proc_int32_t cp = run[i];
             int ccc = combining_class(cp);
             size_t j = i;
-            for (; j > 0 && combining_class(run[j - 1]) > ccc; j--) run[j] = run[j - 1];
+            for (; j > 0 && combining_class(run[j - 1]) > ccc; j--)
+                run[j] = run[j - 1];
             run[j] = cp;
         }
         return;
     }
     size_t start[257] = {0};
-    for (size_t i = 0; i < n; i++) start[combining_class(run[i]) + 1]++;
-    for (size_t c = 1; c < 257; c++) start[c] += start[c - 1];
-    for (size_t i = 0; i < n; i++) spare[start[combining_class(run[i])]++] = run[i];
+    for (size_t i = 0; i < n; i++)
+        start[combining_class(run[i]) + 1]++;
+    for (size_t c = 1; c < 257; c++)
+        start[c] += start[c - 1];
+    for (size_t i = 0; i < n; i++)
+        spare[start[combining_class(run[i])]++] = run[i];
     memcpy(run, spare, n * sizeof *run);
 }
 
@@ -96,7 +102,8 @@ static bool reorder(utf8proc_int32_t *cps, size_t n)
     }
     for (size_t i = 0; i < n;) {
         size_t end = i;
-        while (end < n && combining_class(cps[end]) != 0) end++;
+        while (end < n && combining_class(cps[end]) != 0)
+            end++;
         sort_marks(cps + i, end - i, spare);
         i = end + 1;
     }
@@ -139,11 +146,12 @@ void unicode_normalize(enum unicode_form form, const char *text, size_t n, struc
     }
     if (!reorder(cps, len)) goto nomem;
     if (compose) {
-        utf8proc_ssize_t k =
-            utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)len, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        utf8proc_ssize_t k = utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)len,
+                                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         if (k >= 0) len = (size_t)k;
     }
-    for (size_t i = 0; i < len; i++) buf_put_utf8(out, (uint32_t)cps[i]);
+    for (size_t i = 0; i < len; i++)
+        buf_put_utf8(out, (uint32_t)cps[i]);
     mem_free(cps);
     return;
 nomem:

@@ -8,7 +8,8 @@
 static uint32_t hash(const char *s, size_t n)
 {
     uint64_t h = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)s[i]) * 0x100000001b3u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (uint8_t)s[i]) * 0x100000001b3u;
     return (uint32_t)(h ^ h >> 29 ^ h >> 43);
 }
 
@@ -22,7 +23,8 @@ enum err_code vocab_init(struct vocab *v, uint32_t n_ids, struct err *why)
 {
     *v = (struct vocab){0};
     uint32_t slots = 64;
-    while (slots < 2 * n_ids) slots *= 2;
+    while (slots < 2 * n_ids)
+        slots *= 2;
     v->n_ids = n_ids;
     v->mask = slots - 1;
     v->off = mem_zalloc_array(n_ids, sizeof *v->off);
@@ -55,7 +57,8 @@ static uint64_t *slot_of(const struct vocab *v, const char *text, size_t n)
         uint64_t *slot = &v->slots[i];
         uint32_t id = slot_id(*slot);
         if (*slot == 0) return slot;
-        if (*slot >> 32 == h && v->len[id] == n && memcmp(v->bytes.data + v->off[id], text, n) == 0) return slot;
+        if (*slot >> 32 == h && v->len[id] == n && memcmp(v->bytes.data + v->off[id], text, n) == 0)
+            return slot;
     }
 }
 
@@ -64,14 +67,16 @@ enum err_code vocab_add(struct vocab *v, uint32_t id, const char *text, size_t n
 {
     int cut = n > 40 ? 40 : (int)n;
     if (id >= v->n_ids)
-        return err_set(why, ERR_CORRUPT, "token '%.*s': id %u, but there are %u ids", cut, text, id, v->n_ids);
+        return err_set(why, ERR_CORRUPT, "token '%.*s': id %u, but there are %u ids", cut, text, id,
+                       v->n_ids);
     uint64_t *slot = slot_of(v, text, n);
     if (*slot != 0 && slot_id(*slot) == id) {
         v->flags[id] |= (uint8_t)flags;
         return ERR_OK;
     }
     if (*slot != 0)
-        return err_set(why, ERR_CORRUPT, "token '%.*s' has two ids, %u and %u", cut, text, slot_id(*slot), id);
+        return err_set(why, ERR_CORRUPT, "token '%.*s' has two ids, %u and %u", cut, text,
+                       slot_id(*slot), id);
     if (v->flags[id] != 0) {
         size_t had_n = 0;
         const char *had = vocab_text(v, (int32_t)id, &had_n);

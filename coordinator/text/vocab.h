@@ -18,7 +18,7 @@ enum vocab_flag {
 };
 
 struct vocab {
-    struct buf bytes; /* all texts, one after the other */
+    struct buf bytes;    /* all texts, one after the other */
     uint32_t *off, *len; /* [n_ids] */
     uint8_t *flags;      /* [n_ids], 0: a hole */
     uint32_t n_ids;
@@ -35,8 +35,9 @@ void vocab_deinit(struct vocab *v);
 enum err_code vocab_add(struct vocab *v, uint32_t id, const char *text, size_t n, unsigned flags,
                         struct err *why);
 
-int32_t vocab_find(const struct vocab *v, const char *text, size_t n);       /* -1 if absent */
-int32_t vocab_find_model(const struct vocab *v, const char *text, size_t n); /* only tokens of model.vocab */
+int32_t vocab_find(const struct vocab *v, const char *text, size_t n); /* -1 if absent */
+int32_t vocab_find_model(const struct vocab *v, const char *text,
+                         size_t n); /* only tokens of model.vocab */
 /* NULL for a hole or an id that is out of range. Not 0-terminated. */
 const char *vocab_text(const struct vocab *v, int32_t id, size_t *n);
 unsigned vocab_flags(const struct vocab *v, int32_t id); /* 0 if there is no such token */

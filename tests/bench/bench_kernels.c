@@ -29,7 +29,8 @@ static double plain_read_gbs(const uint8_t *p, size_t bytes)
         for (size_t i = 0; i + 64 <= bytes; i += 64) {
             uint64_t line[8];
             memcpy(line, p + i, 64);
-            for (int j = 0; j < 8; j++) sum[j] += line[j];
+            for (int j = 0; j < 8; j++)
+                sum[j] += line[j];
         }
         uint64_t t1 = clock_now_ns();
         sink = sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
@@ -41,8 +42,8 @@ static double plain_read_gbs(const uint8_t *p, size_t bytes)
 }
 
 /* Best time in ns of one product over matrices [0, count) in turn. */
-static double best_ns(const struct kernels *k, struct packed w, uint32_t count, size_t bytes, const struct rows *x,
-                      float *y, void *scratch)
+static double best_ns(const struct kernels *k, struct packed w, uint32_t count, size_t bytes,
+                      const struct rows *x, float *y, void *scratch)
 {
     double best = 1e30;
     uint8_t *base = w.data;
@@ -72,19 +73,22 @@ static int bench(const struct kernels *k, enum pack_format f, uint32_t n, uint32
     x.scales = mem_map(256 * row_scale_bytes(x.format, width) + 64);
     float *y = mem_map((size_t)256 * n * sizeof *y);
     void *scratch = mem_map(matmul_scratch_bytes(&w, 256) + 64);
-    if (w.data == NULL || x.data == NULL || x.scales == NULL || y == NULL || scratch == NULL) return 1;
+    if (w.data == NULL || x.data == NULL || x.scales == NULL || y == NULL || scratch == NULL)
+        return 1;
     /* Small whole numbers: no denormals, no NaN, whatever the format makes of the bytes. */
     memset(w.data, 0x3c, count * bytes);
     memset(x.data, 0x3c, 256 * row_data_bytes(x.format, width));
 
-    printf("%-5s %-5s read loop %5.1f GB/s\n", k->name, pack_names[f], plain_read_gbs(w.data, count * bytes));
+    printf("%-5s %-5s read loop %5.1f GB/s\n", k->name, pack_names[f],
+           plain_read_gbs(w.data, count * bytes));
     for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
         x.m = ms[i];
         double cold = best_ns(k, w, ms[i] > 16 ? count / 8 + 1 : count, bytes, &x, y, scratch);
         double warm = best_ns(k, w, 1, bytes, &x, y, scratch);
         double ops = 2.0 * n * width * ms[i];
-        printf("  M=%-4" PRIu32 " cold %8.1f us %6.1f GB/s %7.1f Gop/s   warm %8.1f us %7.1f Gop/s\n", ms[i], cold / 1e3,
-               (double)bytes / cold, ops / cold, warm / 1e3, ops / warm);
+        printf("  M=%-4" PRIu32
+               " cold %8.1f us %6.1f GB/s %7.1f Gop/s   warm %8.1f us %7.1f Gop/s\n",
+               ms[i], cold / 1e3, (double)bytes / cold, ops / cold, warm / 1e3, ops / warm);
     }
     mem_unmap(w.data, count * bytes);
     mem_unmap(x.data, 256 * row_data_bytes(x.format, width));
@@ -105,6 +109,7 @@ int main(int argc, char **argv)
         return 1;
     }
     int failed = 0;
-    for (enum pack_format f = PACK_F32; f < PACK_N; f++) failed |= bench(best, f, n, width);
+    for (enum pack_format f = PACK_F32; f < PACK_N; f++)
+        failed |= bench(best, f, n, width);
     return failed;
 }

@@ -29,12 +29,14 @@ struct reader {
 #if defined(__x86_64__)
 __attribute__((target("avx2")))
 #endif
-static uint64_t read_all(const uint8_t *p, size_t bytes)
+static uint64_t
+read_all(const uint8_t *p, size_t bytes)
 {
     const lanes *at = (const lanes *)(const void *)p;
     lanes sum[4] = {{0}};
     for (size_t i = 0; i + 4 <= bytes / sizeof *at; i += 4)
-        for (int j = 0; j < 4; j++) sum[j] += at[i + (size_t)j];
+        for (int j = 0; j < 4; j++)
+            sum[j] += at[i + (size_t)j];
     sum[0] += sum[1] + sum[2] + sum[3];
     return sum[0][0] + sum[0][1] + sum[0][2] + sum[0][3];
 }
@@ -76,7 +78,8 @@ int main(int argc, char **argv)
     pthread_barrier_init(&start, NULL, n + 1);
     pthread_barrier_init(&end, NULL, n + 1);
     for (unsigned i = 0; i < n; i++) {
-        readers[i] = (struct reader){.start = &start, .end = &end, .p = p + i * each, .bytes = each};
+        readers[i] =
+            (struct reader){.start = &start, .end = &end, .p = p + i * each, .bytes = each};
         if (pthread_create(&readers[i].thread, NULL, reader_main, &readers[i]) != 0) return 1;
     }
     double gbs[ROUNDS];
@@ -92,8 +95,9 @@ int main(int argc, char **argv)
         sum += readers[i].sum;
     }
     qsort(gbs, ROUNDS, sizeof *gbs, ascending);
-    printf("{\"threads\": %u, \"mib\": %zu, \"median_gbs\": %.2f, \"best_gbs\": %.2f, \"sum\": %llu}\n", n, all >> 20,
-           gbs[ROUNDS / 2], gbs[ROUNDS - 1], (unsigned long long)sum);
+    printf(
+        "{\"threads\": %u, \"mib\": %zu, \"median_gbs\": %.2f, \"best_gbs\": %.2f, \"sum\": %llu}\n",
+        n, all >> 20, gbs[ROUNDS / 2], gbs[ROUNDS - 1], (unsigned long long)sum);
     mem_unmap(p, all);
     return 0;
 }

@@ -13,8 +13,8 @@
 #include "common/kernels/kernels.h"
 
 /* for each variant but the reference that runs here */
-#define EACH_VARIANT(v)                                                                \
-    for (uint32_t v##_i = 1; kernels_variant(v##_i) != NULL; v##_i++)                  \
+#define EACH_VARIANT(v)                                                                            \
+    for (uint32_t v##_i = 1; kernels_variant(v##_i) != NULL; v##_i++)                              \
         for (const struct kernels *v = runnable(kernels_variant(v##_i)); v != NULL; v = NULL)
 
 static inline const struct kernels *runnable(const struct kernels *v)
@@ -55,11 +55,20 @@ static inline void fill(float *x, size_t n, enum numbers kind, uint64_t *state)
     for (size_t i = 0; i < n; i++) {
         float v = next_unit(state);
         switch (kind) {
-        case NUM_WIDE: v = ldexpf(v, (int)(next_u32(state) % 60) - 30); break;
-        case NUM_TINY: v = ldexpf(v, -120 - (int)(next_u32(state) % 29)); break;
-        case NUM_ZEROS: v = next_u32(state) % 4 ? (next_u32(state) % 2 ? 0.0f : -0.0f) : v; break;
-        case NUM_BAD: v = next_u32(state) % 29 ? v : bad[next_u32(state) % 6]; break;
-        default: break;
+        case NUM_WIDE:
+            v = ldexpf(v, (int)(next_u32(state) % 60) - 30);
+            break;
+        case NUM_TINY:
+            v = ldexpf(v, -120 - (int)(next_u32(state) % 29));
+            break;
+        case NUM_ZEROS:
+            v = next_u32(state) % 4 ? (next_u32(state) % 2 ? 0.0f : -0.0f) : v;
+            break;
+        case NUM_BAD:
+            v = next_u32(state) % 29 ? v : bad[next_u32(state) % 6];
+            break;
+        default:
+            break;
         }
         x[i] = v;
     }
@@ -90,15 +99,18 @@ static inline struct guarded guarded_open(size_t n, size_t shift)
 
 static inline void guarded_close(struct guarded *g)
 {
-    for (size_t i = 0; i < GUARD + g->shift; i++) cr_assert_eq(g->base[i], 0xA5, "byte %zu before was written", i);
-    for (size_t i = 0; i < GUARD; i++) cr_assert_eq(g->data[g->n + i], 0xA5, "byte %zu behind was written", i);
+    for (size_t i = 0; i < GUARD + g->shift; i++)
+        cr_assert_eq(g->base[i], 0xA5, "byte %zu before was written", i);
+    for (size_t i = 0; i < GUARD; i++)
+        cr_assert_eq(g->data[g->n + i], 0xA5, "byte %zu behind was written", i);
     mem_free(g->base);
 }
 
 static inline void expect_same(const float *got, const float *want, size_t n, const char *what)
 {
     for (size_t i = 0; i < n; i++)
-        cr_assert(same_f32(got[i], want[i]), "%s [%zu]: %a, reference %a", what, i, (double)got[i], (double)want[i]);
+        cr_assert(same_f32(got[i], want[i]), "%s [%zu]: %a, reference %a", what, i, (double)got[i],
+                  (double)want[i]);
 }
 
 #endif

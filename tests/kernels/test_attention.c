@@ -2,7 +2,7 @@
 // links: kernels
 #include "kernel_test.h"
 
-#define TOKENS 64u
+#define TOKENS  64u
 #define MAX_DIM 160u
 
 struct block {
@@ -24,8 +24,8 @@ static void put(void *base, bool bf16, size_t i, float v)
 }
 
 /* Masked tokens hold `poison`. */
-static struct block make(uint32_t key_dim, uint32_t value_dim, bool bf16, uint32_t first, uint32_t visible,
-                         enum numbers kind, float poison, uint64_t seed)
+static struct block make(uint32_t key_dim, uint32_t value_dim, bool bf16, uint32_t first,
+                         uint32_t visible, enum numbers kind, float poison, uint64_t seed)
 {
     struct block b;
     const size_t width = bf16 ? 2 : 4;
@@ -37,9 +37,11 @@ static struct block make(uint32_t key_dim, uint32_t value_dim, bool bf16, uint32
     for (uint32_t t = 0; t < TOKENS; t++) {
         bool seen = t >= first && t < first + visible;
         fill(x, key_dim, kind, &seed);
-        for (uint32_t k = 0; k < key_dim; k++) put(b.keys, bf16, key_at(t, k, key_dim), seen ? x[k] : poison);
+        for (uint32_t k = 0; k < key_dim; k++)
+            put(b.keys, bf16, key_at(t, k, key_dim), seen ? x[k] : poison);
         fill(x, value_dim, kind, &seed);
-        for (uint32_t k = 0; k < value_dim; k++) put(b.values, bf16, (size_t)t * value_dim + k, seen ? x[k] : poison);
+        for (uint32_t k = 0; k < value_dim; k++)
+            put(b.values, bf16, (size_t)t * value_dim + k, seen ? x[k] : poison);
     }
     return b;
 }
@@ -54,21 +56,23 @@ struct result {
     float m, l, o[MAX_DIM];
 };
 
-static struct result run(const struct kernels *k, const struct block *b, bool bf16, uint32_t key_dim, uint32_t value_dim,
-                         uint32_t first, uint32_t visible)
+static struct result run(const struct kernels *k, const struct block *b, bool bf16,
+                         uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible)
 {
     struct result r;
     struct guarded o = guarded_open(value_dim * 4, 4);
-    k->attention_block(b->q, b->keys, b->values, bf16, key_dim, value_dim, first, visible, 0.37f, &r.m, &r.l,
-                       (float *)(void *)o.data);
+    k->attention_block(b->q, b->keys, b->values, bf16, key_dim, value_dim, first, visible, 0.37f,
+                       &r.m, &r.l, (float *)(void *)o.data);
     memcpy(r.o, o.data, value_dim * 4);
     guarded_close(&o);
     return r;
 }
 
-static const uint32_t dims[][2] = {{1, 1}, {8, 8}, {16, 7}, {33, 24}, {64, 64}, {128, 128}, {96, 160}, {160, 72}};
-static const uint32_t spans[][2] = {{0, 64}, {0, 1},  {63, 1},  {0, 15}, {0, 16}, {0, 17},  {5, 40},
-                                    {16, 16}, {15, 2}, {31, 33}, {48, 16}, {20, 3}, {0, 33}, {0, 49}};
+static const uint32_t dims[][2] = {{1, 1},   {8, 8},     {16, 7},   {33, 24},
+                                   {64, 64}, {128, 128}, {96, 160}, {160, 72}};
+static const uint32_t spans[][2] = {{0, 64},  {0, 1},  {63, 1},  {0, 15}, {0, 16},
+                                    {0, 17},  {5, 40}, {16, 16}, {15, 2}, {31, 33},
+                                    {48, 16}, {20, 3}, {0, 33},  {0, 49}};
 
 Test(attention, every_variant_gives_the_bits_of_the_reference)
 {
@@ -76,14 +80,18 @@ Test(attention, every_variant_gives_the_bits_of_the_reference)
         for (uint32_t j = 0; j < sizeof spans / sizeof spans[0]; j++)
             for (int kind = 0; kind < NUM_N; kind++)
                 for (int bf16 = 0; bf16 < 2; bf16++) {
-                    const uint32_t kd = dims[i][0], vd = dims[i][1], first = spans[j][0], seen = spans[j][1];
-                    struct block b = make(kd, vd, bf16, first, seen, (enum numbers)kind, NAN, 1 + i * 100 + j);
+                    const uint32_t kd = dims[i][0], vd = dims[i][1], first = spans[j][0],
+                                   seen = spans[j][1];
+                    struct block b =
+                        make(kd, vd, bf16, first, seen, (enum numbers)kind, NAN, 1 + i * 100 + j);
                     struct result want = run(reference(), &b, bf16, kd, vd, first, seen);
                     EACH_VARIANT(v)
                     {
                         struct result got = run(v, &b, bf16, kd, vd, first, seen);
-                        cr_assert(same_f32(got.m, want.m), "%s m %a, reference %a", v->name, (double)got.m, (double)want.m);
-                        cr_assert(same_f32(got.l, want.l), "%s l %a, reference %a", v->name, (double)got.l, (double)want.l);
+                        cr_assert(same_f32(got.m, want.m), "%s m %a, reference %a", v->name,
+                                  (double)got.m, (double)want.m);
+                        cr_assert(same_f32(got.l, want.l), "%s l %a, reference %a", v->name,
+                                  (double)got.l, (double)want.l);
                         expect_same(got.o, want.o, vd, "o");
                     }
                     close_block(&b);
@@ -98,7 +106,8 @@ Test(attention, masked_tokens_may_hold_anything)
         for (uint32_t j = 0; j < sizeof spans / sizeof spans[0]; j++) {
             struct block zeros = make(64, 40, false, spans[j][0], spans[j][1], NUM_PLAIN, 0.0f, 5);
             struct block nans = make(64, 40, false, spans[j][0], spans[j][1], NUM_PLAIN, NAN, 5);
-            struct block infs = make(64, 40, false, spans[j][0], spans[j][1], NUM_PLAIN, INFINITY, 5);
+            struct block infs =
+                make(64, 40, false, spans[j][0], spans[j][1], NUM_PLAIN, INFINITY, 5);
             struct result a = run(v, &zeros, false, 64, 40, spans[j][0], spans[j][1]);
             struct result b = run(v, &nans, false, 64, 40, spans[j][0], spans[j][1]);
             struct result c = run(v, &infs, false, 64, 40, spans[j][0], spans[j][1]);
@@ -135,13 +144,17 @@ Test(attention, blocks_merged_are_the_softmax)
         for (uint32_t t = 0; t < 158; t++) {
             double s = 0;
             const struct block *at = &b[t / 64];
-            for (uint32_t k = 0; k < kd; k++) s += (double)at->q[k] * (double)((float *)at->keys)[key_at(t % 64, k, kd)];
+            for (uint32_t k = 0; k < kd; k++)
+                s += (double)at->q[k] * (double)((float *)at->keys)[key_at(t % 64, k, kd)];
             double p = exp(s * (double)0.37f);
             total += p;
-            for (uint32_t k = 0; k < vd; k++) want[k] += p * (double)((float *)at->values)[t % 64 * vd + k];
+            for (uint32_t k = 0; k < vd; k++)
+                want[k] += p * (double)((float *)at->values)[t % 64 * vd + k];
         }
-        for (uint32_t k = 0; k < vd; k++) cr_expect_float_eq(sum.o[k], want[k] / total, 1e-5, "%s [%u]", v->name, k);
-        for (uint32_t j = 0; j < 3; j++) close_block(&b[j]);
+        for (uint32_t k = 0; k < vd; k++)
+            cr_expect_float_eq(sum.o[k], want[k] / total, 1e-5, "%s [%u]", v->name, k);
+        for (uint32_t j = 0; j < 3; j++)
+            close_block(&b[j]);
     }
 }
 
@@ -178,7 +191,8 @@ Test(attention, a_row_that_is_not_finite_shows_and_does_no_harm)
         struct result r = run(v, &b, true, 32, 16, 0, 64);
         cr_expect(!isfinite(r.l), "%s", v->name);
         v->scale_div(r.o, 16, r.l);
-        for (int j = 0; j < 16; j++) cr_expect(!isfinite(r.o[j]), "%s", v->name);
+        for (int j = 0; j < 16; j++)
+            cr_expect(!isfinite(r.o[j]), "%s", v->name);
         close_block(&b);
     }
 }

@@ -18,7 +18,8 @@ static void open_fixture(void)
 {
     const char *shared = getenv("MOESAIC_SHARED"), *require = getenv("MOESAIC_REQUIRE_SHARED");
     char path[4096];
-    snprintf(path, sizeof path, "%s/formats/ggml-blocks.safetensors", shared ? shared : PROJECT_ROOT "/../shared");
+    snprintf(path, sizeof path, "%s/formats/ggml-blocks.safetensors",
+             shared ? shared : PROJECT_ROOT "/../shared");
     struct err why;
     if (file_read(path, 64u << 20, &fx.bytes, &fx.len, &why) != ERR_OK) {
         if (require && strcmp(require, "1") == 0) cr_assert_fail("%s", why.text);
@@ -43,7 +44,8 @@ static void *tensor(const char *name, size_t *bytes)
     cr_assert_not_null(off, "%s", name);
     uint64_t n;
     memcpy(&n, fx.bytes, 8);
-    size_t a = (size_t)json_integer_value(json_array_get(off, 0)), b = (size_t)json_integer_value(json_array_get(off, 1));
+    size_t a = (size_t)json_integer_value(json_array_get(off, 0)),
+           b = (size_t)json_integer_value(json_array_get(off, 1));
     cr_assert(a < b && 8 + n + b <= fx.len);
     void *copy = mem_alloc(b - a);
     memcpy(copy, fx.bytes + 8 + n + a, b - a);
@@ -51,13 +53,14 @@ static void *tensor(const char *name, size_t *bytes)
     return copy;
 }
 
-static void expect_decoded(enum dtype t, const void *src, const float *want, size_t n, const char *what)
+static void expect_decoded(enum dtype t, const void *src, const float *want, size_t n,
+                           const char *what)
 {
     float *got = mem_alloc(n * sizeof *got);
     dtype_to_f32(t, src, n, got);
     for (size_t i = 0; i < n; i++)
-        cr_assert(got[i] == want[i] || (isnan(got[i]) && isnan(want[i])), "%s [%zu]: %a, reference %a", what, i,
-                  (double)got[i], (double)want[i]);
+        cr_assert(got[i] == want[i] || (isnan(got[i]) && isnan(want[i])),
+                  "%s [%zu]: %a, reference %a", what, i, (double)got[i], (double)want[i]);
     mem_free(got);
 }
 
@@ -114,7 +117,8 @@ Test(dtype, every_16_bit_code_decodes_and_comes_back)
     open_fixture();
     size_t n;
     uint16_t *codes = mem_alloc(65536 * 2);
-    for (uint32_t i = 0; i < 65536; i++) codes[i] = (uint16_t)i;
+    for (uint32_t i = 0; i < 65536; i++)
+        codes[i] = (uint16_t)i;
     float *f16 = tensor("table.F16", &n), *bf16 = tensor("table.BF16", &n);
     expect_decoded(DTYPE_F16, codes, f16, 65536, "F16");
     expect_decoded(DTYPE_BF16, codes, bf16, 65536, "BF16");
@@ -140,7 +144,8 @@ Test(dtype, rounding_to_16_bits_is_that_of_the_reference)
             if (isnan(input[i]))
                 cr_assert(isnan(b ? bf16_to_f32(got) : f16_to_f32(got)));
             else
-                cr_assert_eq(got, codes[i], "%a: %04x, reference %04x", (double)input[i], got, codes[i]);
+                cr_assert_eq(got, codes[i], "%a: %04x, reference %04x", (double)input[i], got,
+                             codes[i]);
         }
         mem_free(input);
         mem_free(codes);
@@ -163,13 +168,14 @@ Test(dtype, half_ends_of_the_range)
     cr_expect_eq(f16_from_f32(65519.99f), 0x7bff);
     cr_expect_eq(f16_from_f32(65520.0f), 0x7c00);
     cr_expect_eq(f16_from_f32(-INFINITY), 0xfc00);
-    cr_expect_eq(f16_from_f32(0x1p-25f), 0);           /* half of the smallest: to even */
+    cr_expect_eq(f16_from_f32(0x1p-25f), 0); /* half of the smallest: to even */
     cr_expect_eq(f16_from_f32(0x1.000002p-25f), 1);
-    cr_expect_eq(f16_from_f32(-0x1.8p-24f), 0x8002);   /* 1.5: to even */
-    cr_expect_eq(f16_from_f32(0x1.ffcp-15f), 0x0400);  /* the last half step below normal numbers */
+    cr_expect_eq(f16_from_f32(-0x1.8p-24f), 0x8002);  /* 1.5: to even */
+    cr_expect_eq(f16_from_f32(0x1.ffcp-15f), 0x0400); /* the last half step below normal numbers */
     cr_expect_eq(f16_from_f32(-0.0f), 0x8000);
     cr_expect((f16_from_f32(NAN) & 0x7fff) > 0x7c00);
-    cr_expect(isnan(bf16_to_f32(bf16_from_f32(f32_from_bits(0x7f800001u))))); /* a NaN with low bits only stays one */
+    cr_expect(isnan(bf16_to_f32(
+        bf16_from_f32(f32_from_bits(0x7f800001u))))); /* a NaN with low bits only stays one */
     cr_expect_eq(f16_to_f32(0x0001), 0x1p-24f);
     cr_expect_str_eq(dtype_name(DTYPE_Q8_0), "Q8_0");
     cr_expect_eq(dtype_bytes(DTYPE_Q8_0, 64), 68);
@@ -183,8 +189,10 @@ Test(dtype, weights_that_are_not_finite_stay_so)
     q8_0_quantize_block(x, block);
     dtype_to_f32(DTYPE_Q8_0, block, 32, back);
     cr_expect(isnan(back[2]) && isnan(back[3]));
-    for (int i = 0; i < 32; i++) x[i] = i % 2 ? 1e-44f : -3e-45f; /* 1/d overflows: no harm */
+    for (int i = 0; i < 32; i++)
+        x[i] = i % 2 ? 1e-44f : -3e-45f; /* 1/d overflows: no harm */
     q8_0_quantize_block(x, block);
     dtype_to_f32(DTYPE_Q8_0, block, 32, back);
-    for (int i = 0; i < 32; i++) cr_expect_eq(back[i], 0.0f);
+    for (int i = 0; i < 32; i++)
+        cr_expect_eq(back[i], 0.0f);
 }

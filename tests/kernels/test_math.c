@@ -17,7 +17,8 @@ Test(math, exp_is_within_a_unit_of_the_last_place)
     double worst = 0;
     for (uint32_t u = f32_bits(1e-8f); u < f32_bits(88.7f); u += 97) {
         float x = f32_from_bits(u);
-        double up = ulps(kernels_exp(x), exp((double)x)), down = x < 87.3f ? ulps(kernels_exp(-x), exp(-(double)x)) : 0;
+        double up = ulps(kernels_exp(x), exp((double)x)),
+               down = x < 87.3f ? ulps(kernels_exp(-x), exp(-(double)x)) : 0;
         worst = fmax(worst, fmax(up, down));
     }
     cr_expect_lt(worst, 0.88, "worst error %g ulp", worst);
@@ -63,8 +64,9 @@ static void expect_vector_exp(const struct kernels *v, const float x[63])
     v->attention_block(&q, keys, values, false, 1, 64, 0, 64, 1.0f, &m, &l, o);
     cr_assert_eq(m, 0.0f);
     for (int t = 0; t < 64; t++)
-        cr_assert_eq(f32_bits(o[t]), f32_bits(kernels_exp(keys[t])), "%s exp(%a): %a, one by one %a", v->name,
-                     (double)keys[t], (double)o[t], (double)kernels_exp(keys[t]));
+        cr_assert_eq(f32_bits(o[t]), f32_bits(kernels_exp(keys[t])),
+                     "%s exp(%a): %a, one by one %a", v->name, (double)keys[t], (double)o[t],
+                     (double)kernels_exp(keys[t]));
 }
 
 Test(math, exp_has_the_same_bits_inside_vector_kernels)
@@ -99,9 +101,12 @@ static void check_angle(float angle, double *worst)
 Test(math, cos_and_sin_are_right_for_any_angle)
 {
     double worst = 0;
-    for (uint32_t u = f32_bits(0x1p-20f); u < f32_bits(0x1p26f); u += 331) check_angle(f32_from_bits(u), &worst);
-    for (uint32_t i = 0; i < 300000; i++) check_angle((float)i, &worst);
-    for (uint32_t u = f32_bits(0x1p26f); u < 0x7f800000u; u += 3331) check_angle(f32_from_bits(u), &worst);
+    for (uint32_t u = f32_bits(0x1p-20f); u < f32_bits(0x1p26f); u += 331)
+        check_angle(f32_from_bits(u), &worst);
+    for (uint32_t i = 0; i < 300000; i++)
+        check_angle((float)i, &worst);
+    for (uint32_t u = f32_bits(0x1p26f); u < 0x7f800000u; u += 3331)
+        check_angle(f32_from_bits(u), &worst);
     check_angle(0x1.6ac5b2p+62f, &worst); /* close to a multiple of pi/2 */
     check_angle(f32_from_bits(0x7f7fffffu), &worst);
     cr_expect_lt(worst, 0.50001, "worst error %g ulp", worst);
@@ -132,7 +137,8 @@ Test(math, log_is_within_a_unit_of_the_last_place_of_double)
         if (i % 2) x = ldexp(x, (int)(next_u32(&state) % 1200) - 600);
         long double want = logl((long double)x);
         double near = (double)want, unit = nextafter(fabs(near), INFINITY) - fabs(near);
-        worst = fmax(worst, (double)(fabsl((long double)kernels_log(x) - want) / (long double)unit));
+        worst =
+            fmax(worst, (double)(fabsl((long double)kernels_log(x) - want) / (long double)unit));
     }
     cr_expect_lt(worst, 1.0, "worst error %g ulp", worst);
     cr_expect_eq(kernels_log(1.0), 0.0);

@@ -12,8 +12,9 @@ struct format {
 };
 
 static const struct format formats[] = {
-    {PACK_F32, ROW_F32, DTYPE_F32},   {PACK_F32, ROW_BF16, DTYPE_F16},  {PACK_BF16, ROW_BF16, DTYPE_BF16},
-    {PACK_Q8_0, ROW_Q8, DTYPE_Q8_0}, {PACK_Q8_0, ROW_Q8, DTYPE_BF16},
+    {PACK_F32, ROW_F32, DTYPE_F32},    {PACK_F32, ROW_BF16, DTYPE_F16},
+    {PACK_BF16, ROW_BF16, DTYPE_BF16}, {PACK_Q8_0, ROW_Q8, DTYPE_Q8_0},
+    {PACK_Q8_0, ROW_Q8, DTYPE_BF16},
 };
 #define N_FORMATS (sizeof formats / sizeof formats[0])
 
@@ -33,16 +34,21 @@ static uint8_t *make_file(enum dtype t, uint32_t n, uint32_t k, bool bad, uint64
         if (t == DTYPE_F16 || t == DTYPE_BF16) memcpy(at, &h, 2);
         if (t != DTYPE_Q8_0) continue;
         uint32_t pick = next_u32(state) % 16;
-        h = pick == 0 ? 0 : pick == 1 ? 0x0001 : pick == 2 ? 0x83ff : f16_from_f32(next_unit(state));
+        h = pick == 0   ? 0
+            : pick == 1 ? 0x0001
+            : pick == 2 ? 0x83ff
+                        : f16_from_f32(next_unit(state));
         if (bad && pick == 3) h = 0x7c00;
         memcpy(at, &h, 2);
-        for (uint32_t j = 0; j < 32; j++) at[2 + j] = (uint8_t)next_u32(state);
+        for (uint32_t j = 0; j < 32; j++)
+            at[2 + j] = (uint8_t)next_u32(state);
         if (pick % 5 == 0) memset(at + 2, pick == 5 ? 0x80 : 0x7f, 32);
     }
     return file;
 }
 
-static struct packed make_packed(const struct format *f, uint32_t n, uint32_t k, const uint8_t *file)
+static struct packed make_packed(const struct format *f, uint32_t n, uint32_t k,
+                                 const uint8_t *file)
 {
     struct packed w;
     cr_assert(packed_shape(f->pack, f->input, n, k, &w));
@@ -65,7 +71,12 @@ static struct rows make_rows(enum row_format f, uint32_t m, uint32_t k, bool bad
     cr_assert(x.data && row);
     if (f == ROW_Q8) x.scales = mem_alloc(m * row_scale_bytes(f, k));
     for (uint32_t i = 0; i < m; i++) {
-        fill(row, k, bad ? NUM_BAD : i % 5 == 3 ? NUM_TINY : i % 5 == 4 ? NUM_ZEROS : NUM_PLAIN, state);
+        fill(row, k,
+             bad          ? NUM_BAD
+             : i % 5 == 3 ? NUM_TINY
+             : i % 5 == 4 ? NUM_ZEROS
+                          : NUM_PLAIN,
+             state);
         if (i % 7 == 1) row[k / 2] = 100.0f; /* the others become small quants */
         uint8_t *data = (uint8_t *)x.data + i * row_data_bytes(f, k);
         if (f == ROW_F32) memcpy(data, row, k * sizeof *row);
@@ -86,8 +97,8 @@ static struct rows view(const struct rows *x, uint32_t first, uint32_t m)
     return v;
 }
 
-static void run(const struct kernels *v, const struct packed *w, uint32_t p0, uint32_t p1, const struct rows *x, float *y,
-                size_t ldy)
+static void run(const struct kernels *v, const struct packed *w, uint32_t p0, uint32_t p1,
+                const struct rows *x, float *y, size_t ldy)
 {
     size_t n = matmul_scratch_bytes(w, x->m);
     void *scratch = n > 0 ? mem_aligned(64, n) : NULL;
@@ -104,7 +115,8 @@ static void close_all(struct packed *w, struct rows *x, uint8_t *file)
 }
 
 /* Every variant on one shape, beside the reference; ldy is wider than N, and what lies between stays. */
-static void compare(const struct format *f, uint32_t n, uint32_t k, uint32_t m, bool bad, uint64_t *state)
+static void compare(const struct format *f, uint32_t n, uint32_t k, uint32_t m, bool bad,
+                    uint64_t *state)
 {
     uint8_t *file = make_file(f->file, n, k, bad, state);
     struct packed w = make_packed(f, n, k, file);
@@ -117,9 +129,11 @@ static void compare(const struct format *f, uint32_t n, uint32_t k, uint32_t m, 
         struct guarded got = guarded_open(want.n, 4);
         run(v, &w, 0, w.panels, &x, (float *)(void *)got.data, ldy);
         for (uint32_t i = 0; i < m; i++) {
-            const float *a = (float *)(void *)got.data + i * ldy, *b = (float *)(void *)want.data + i * ldy;
+            const float *a = (float *)(void *)got.data + i * ldy,
+                        *b = (float *)(void *)want.data + i * ldy;
             for (uint32_t j = 0; j < n; j++)
-                cr_assert(same_f32(a[j], b[j]), "%s format %u N %u K %u M %u: [%u, %u] %a, reference %a", v->name,
+                cr_assert(same_f32(a[j], b[j]),
+                          "%s format %u N %u K %u M %u: [%u, %u] %a, reference %a", v->name,
                           (unsigned)(f - formats), n, k, m, i, j, (double)a[j], (double)b[j]);
             if (i + 1 < m) cr_assert_arr_eq(a + n, b + n, 12, "written between rows");
         }
@@ -174,7 +188,8 @@ Test(matmul, a_row_does_not_know_its_company_and_an_output_not_its_split)
                 memset(part, 0, m * n * 4);
                 for (uint32_t p = 0; p < w.panels; p += step) {
                     uint32_t end = p + step < w.panels ? p + step : w.panels;
-                    struct rows head = view(&x, 0, 2 * step), tail = view(&x, 2 * step, m - 2 * step);
+                    struct rows head = view(&x, 0, 2 * step),
+                                tail = view(&x, 2 * step, m - 2 * step);
                     run(v, &w, p, end, &tail, part + 2 * step * n, n);
                     run(v, &w, p, end, &head, part, n);
                 }
@@ -254,7 +269,8 @@ Test(matmul, agrees_with_openblas_on_decoded_values)
     openblas_set_num_threads(1);
     for (uint32_t f = 0; f < N_FORMATS; f++) {
         uint8_t *file = mem_alloc(dtype_bytes(formats[f].file, n * k)), *at = file;
-        for (uint32_t i = 0; i < n * k; i += dtype_block(formats[f].file), at += dtype_block_bytes(formats[f].file)) {
+        for (uint32_t i = 0; i < n * k;
+             i += dtype_block(formats[f].file), at += dtype_block_bytes(formats[f].file)) {
             float v[32];
             fill(v, 32, NUM_PLAIN, &state);
             uint16_t h = formats[f].file == DTYPE_F16 ? f16_from_f32(v[0]) : bf16_from_f32(v[0]);
@@ -267,10 +283,12 @@ Test(matmul, agrees_with_openblas_on_decoded_values)
         }
         struct packed w = make_packed(&formats[f], n, k, file);
         struct rows x = make_rows(formats[f].input, m, k, false, &state);
-        float *a = mem_alloc(m * k * 4), *b = mem_alloc(n * k * 4), *y = mem_alloc(m * n * 4), *want = mem_alloc(m * n * 4);
+        float *a = mem_alloc(m * k * 4), *b = mem_alloc(n * k * 4), *y = mem_alloc(m * n * 4),
+              *want = mem_alloc(m * n * 4);
         float *mass = mem_alloc(m * n * 4);
         dtype_to_f32(formats[f].file, file, n * k, b);
-        for (uint32_t i = 0; i < n * k && formats[f].pack == PACK_Q8_0 && formats[f].file != DTYPE_Q8_0; i += 32) {
+        for (uint32_t i = 0;
+             i < n * k && formats[f].pack == PACK_Q8_0 && formats[f].file != DTYPE_Q8_0; i += 32) {
             uint8_t block[34];
             q8_0_quantize_block(b + i, block);
             dtype_to_f32(DTYPE_Q8_0, block, 32, b + i);
@@ -280,15 +298,17 @@ Test(matmul, agrees_with_openblas_on_decoded_values)
                    : x.format == ROW_BF16 ? bf16_to_f32(((uint16_t *)x.data)[i])
                                           : (float)((int8_t *)x.data)[i] * x.scales[i / 32];
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1, a, k, b, k, 0, want, n);
-        for (uint32_t i = 0; i < m * k; i++) a[i] = fabsf(a[i]);
-        for (uint32_t i = 0; i < n * k; i++) b[i] = fabsf(b[i]);
+        for (uint32_t i = 0; i < m * k; i++)
+            a[i] = fabsf(a[i]);
+        for (uint32_t i = 0; i < n * k; i++)
+            b[i] = fabsf(b[i]);
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, 1, a, k, b, k, 0, mass, n);
         const struct kernels *best;
         cr_assert_eq(kernels_pick(NULL, &best, NULL), ERR_OK);
         run(best, &w, 0, w.panels, &x, y, n);
         for (uint32_t i = 0; i < m * n; i++)
-            cr_assert(fabsf(y[i] - want[i]) <= 2e-6f * mass[i] + 1e-37f, "format %u [%u] %g, OpenBLAS %g", f, i,
-                      (double)y[i], (double)want[i]);
+            cr_assert(fabsf(y[i] - want[i]) <= 2e-6f * mass[i] + 1e-37f,
+                      "format %u [%u] %g, OpenBLAS %g", f, i, (double)y[i], (double)want[i]);
         mem_free(a);
         mem_free(b);
         mem_free(y);

@@ -30,7 +30,8 @@ Test(q8_reference, the_kernels_do_what_the_definition_says)
     }
     float x[K], weights[FEATURES][K];
     numbers(7, x);
-    for (uint32_t j = 0; j < FEATURES; j++) numbers(100 + j, weights[j]);
+    for (uint32_t j = 0; j < FEATURES; j++)
+        numbers(100 + j, weights[j]);
 
     struct packed w;
     cr_assert(packed_shape(PACK_Q8_0, ROW_Q8, FEATURES, K, &w));
@@ -42,26 +43,31 @@ Test(q8_reference, the_kernels_do_what_the_definition_says)
     for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
         const struct kernels *v = runnable(kernels_variant(i));
         if (v == NULL) continue;
-        FILE *from = popen("python3 '" PROJECT_ROOT "/tests/golden/q8_reference.py' --selftest-vector", "r");
+        FILE *from =
+            popen("python3 '" PROJECT_ROOT "/tests/golden/q8_reference.py' --selftest-vector", "r");
         cr_assert_not_null(from);
         int8_t q[K];
         float d[K / 32], y[FEATURES];
         v->quantize_row(x, K, q, d);
-        for (uint32_t k = 0; k < K; k++) expect_line(from, 'q', (uint32_t)q[k]);
-        for (uint32_t b = 0; b < K / 32; b++) expect_line(from, 'd', f32_bits(d[b]));
+        for (uint32_t k = 0; k < K; k++)
+            expect_line(from, 'q', (uint32_t)q[k]);
+        for (uint32_t b = 0; b < K / 32; b++)
+            expect_line(from, 'd', f32_bits(d[b]));
         for (uint32_t b = 0; b < FEATURES * K / 32; b++) {
             uint8_t block[34];
             uint16_t half;
             int32_t sum = 0;
             q8_0_quantize_block(&weights[0][0] + 32 * b, block);
             memcpy(&half, block, 2);
-            for (int k = 0; k < 32; k++) sum += (k + 1) * (int8_t)block[2 + k];
+            for (int k = 0; k < 32; k++)
+                sum += (k + 1) * (int8_t)block[2 + k];
             expect_line(from, 'w', f32_bits(f16_to_f32(half)));
             expect_line(from, 's', (uint32_t)sum);
         }
         struct rows rows = {.format = ROW_Q8, .m = 1, .k = K, .data = q, .scales = d};
         v->matmul(&w, 0, w.panels, &rows, y, FEATURES, NULL);
-        for (uint32_t j = 0; j < FEATURES; j++) expect_line(from, 'y', f32_bits(y[j]));
+        for (uint32_t j = 0; j < FEATURES; j++)
+            expect_line(from, 'y', f32_bits(y[j]));
         cr_expect_eq(pclose(from), 0);
     }
     mem_free(w.data);

@@ -5,32 +5,35 @@
 #define MAX_N 200u
 
 /* Shapes round the vector widths. */
-static const uint32_t sizes[] = {1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 40, 63, 64, 65, 129, 200};
-#define EACH_SIZE(n) \
-    for (uint32_t n##_i = 0, n = 1; n##_i < sizeof sizes / sizeof sizes[0] && (n = sizes[n##_i], true); n##_i++)
+static const uint32_t sizes[] = {1,  2,  7,  8,  9,  15, 16, 17, 23,  24,
+                                 25, 31, 32, 33, 40, 63, 64, 65, 129, 200};
+#define EACH_SIZE(n)                                                                               \
+    for (uint32_t n##_i = 0, n = 1;                                                                \
+         n##_i < sizeof sizes / sizeof sizes[0] && (n = sizes[n##_i], true); n##_i++)
 
 static float input[4][MAX_N + 1];
 
 static void draw(uint32_t n, enum numbers kind, uint64_t *state)
 {
-    for (uint32_t i = 0; i < 4; i++) fill(input[i], n + 1, kind, state);
+    for (uint32_t i = 0; i < 4; i++)
+        fill(input[i], n + 1, kind, state);
 }
 
 /* Runs CALL with `k` and an output `out` of COUNT floats, once for the reference and once for each variant, at an
  * odd address, starting from input[3], and compares. */
 #define COMPARE(COUNT, CALL)                                                                       \
     do {                                                                                           \
-        struct guarded want_g = guarded_open((COUNT) * 4, 4);                                      \
+        struct guarded want_g = guarded_open((COUNT)*4, 4);                                        \
         float *out = (float *)(void *)want_g.data;                                                 \
-        memcpy(out, input[3], (COUNT) * 4);                                                        \
+        memcpy(out, input[3], (COUNT)*4);                                                          \
         const struct kernels *k = reference();                                                     \
         CALL;                                                                                      \
         float *want = out;                                                                         \
         EACH_VARIANT(v)                                                                            \
         {                                                                                          \
-            struct guarded got_g = guarded_open((COUNT) * 4, 4);                                   \
+            struct guarded got_g = guarded_open((COUNT)*4, 4);                                     \
             out = (float *)(void *)got_g.data;                                                     \
-            memcpy(out, input[3], (COUNT) * 4);                                                    \
+            memcpy(out, input[3], (COUNT)*4);                                                      \
             k = v;                                                                                 \
             CALL;                                                                                  \
             expect_same(out, want, COUNT, #CALL);                                                  \
@@ -48,7 +51,8 @@ Test(vectors, every_variant_gives_the_bits_of_the_reference)
             draw(n, (enum numbers)kind, &state);
             const float *x = input[0] + 1, *y = input[1] + 1;
             uint16_t half[MAX_N];
-            for (uint32_t i = 0; i < n; i++) half[i] = bf16_from_f32(y[i]);
+            for (uint32_t i = 0; i < n; i++)
+                half[i] = bf16_from_f32(y[i]);
             COMPARE(n, k->rmsnorm(x, y, n, 1e-6f, out));
             COMPARE(n, (memcpy(out, x, n * 4), k->rmsnorm(out, y, n, 1e-6f, out)));
             COMPARE(n, k->swiglu(x, y, n, out));
@@ -56,7 +60,8 @@ Test(vectors, every_variant_gives_the_bits_of_the_reference)
             COMPARE(n, k->axpy_bf16(x[0], half, n, out));
             COMPARE(n, k->add(x, n, out));
             COMPARE(n, k->scale_div(out, n, x[0]));
-            COMPARE(n, k->attention_merge(&out[0], &out[n - 1], input[2], x[0], fabsf(y[0]), input[1], 0));
+            COMPARE(n, k->attention_merge(&out[0], &out[n - 1], input[2], x[0], fabsf(y[0]),
+                                          input[1], 0));
             COMPARE(2, k->softmax_parts(x, n, &out[0], &out[1]));
             if (2 * n <= MAX_N) COMPARE(2 * n, k->rope_half(out, n, x, y));
         }
@@ -69,9 +74,12 @@ Test(vectors, sums_over_a_row_are_reduce16)
     const uint32_t n = 53;
     draw(n, NUM_WIDE, &state);
     float lane[16] = {0};
-    for (uint32_t i = 0; i < n; i++) lane[i & 15] = fmaf(input[0][i], input[0][i], lane[i & 15]);
-    for (int i = 0; i < 8; i++) lane[i] = lane[i] + lane[i + 8];
-    volatile float a = lane[0] + lane[4], b = lane[1] + lane[5], c = lane[2] + lane[6], d = lane[3] + lane[7];
+    for (uint32_t i = 0; i < n; i++)
+        lane[i & 15] = fmaf(input[0][i], input[0][i], lane[i & 15]);
+    for (int i = 0; i < 8; i++)
+        lane[i] = lane[i] + lane[i + 8];
+    volatile float a = lane[0] + lane[4], b = lane[1] + lane[5], c = lane[2] + lane[6],
+                   d = lane[3] + lane[7];
     volatile float e = a + c, f = b + d;
     volatile float mean = (e + f) / 53.0f;
     volatile float root = sqrtf(mean + 1e-5f);
@@ -108,12 +116,16 @@ Test(vectors, fused_steps_are_fused)
             half[j] = 0x3f81;
         }
         v->axpy_f32(u, y, 9, acc);
-        for (int j = 0; j < 9; j++) cr_expect_eq(acc[j], 0x1p-24f, "%s axpy [%d]", v->name, j);
+        for (int j = 0; j < 9; j++)
+            cr_expect_eq(acc[j], 0x1p-24f, "%s axpy [%d]", v->name, j);
         v->rope_half(x, 9, c, s); /* u*u - v0 */
-        for (int j = 0; j < 9; j++) cr_expect_eq(x[j], 0x1p-24f, "%s rope [%d]", v->name, j);
-        for (int j = 0; j < 9; j++) acc[j] = -(1.0f + 0x1p-6f);
+        for (int j = 0; j < 9; j++)
+            cr_expect_eq(x[j], 0x1p-24f, "%s rope [%d]", v->name, j);
+        for (int j = 0; j < 9; j++)
+            acc[j] = -(1.0f + 0x1p-6f);
         v->axpy_bf16(bf16_to_f32(0x3f81), half, 9, acc); /* (1 + 2^-7)^2 - (1 + 2^-6) */
-        for (int j = 0; j < 9; j++) cr_expect_eq(acc[j], 0x1p-14f, "%s axpy bf16 [%d]", v->name, j);
+        for (int j = 0; j < 9; j++)
+            cr_expect_eq(acc[j], 0x1p-14f, "%s axpy bf16 [%d]", v->name, j);
     }
 }
 
@@ -127,14 +139,16 @@ Test(vectors, rounding_to_bf16_is_nearest_even_everywhere)
                 draw(n, (enum numbers)kind, &state);
                 for (uint32_t i = 0; i < n; i++) /* exact halves, and their neighbors */
                     if (i % 3 == 0)
-                        input[0][i] = f32_from_bits((f32_bits(input[0][i]) & 0xffff0000u) | (0x7fffu + next_u32(&state) % 3));
+                        input[0][i] = f32_from_bits((f32_bits(input[0][i]) & 0xffff0000u) |
+                                                    (0x7fffu + next_u32(&state) % 3));
                 EACH_VARIANT(v)
                 {
                     struct guarded g = guarded_open(n * 2, 2);
                     uint16_t *out = (uint16_t *)(void *)g.data;
                     v->round_bf16(input[0], n, out);
                     for (uint32_t i = 0; i < n; i++)
-                        cr_assert_eq(out[i], bf16_from_f32(input[0][i]), "%s %a", v->name, (double)input[0][i]);
+                        cr_assert_eq(out[i], bf16_from_f32(input[0][i]), "%s %a", v->name,
+                                     (double)input[0][i]);
                     guarded_close(&g);
                 }
             }
@@ -149,12 +163,15 @@ Test(vectors, rows_are_quantized_the_same_everywhere)
             draw(k, (enum numbers)kind, &state);
             float *x = input[0] + 1;
             if (round % 3 == 0) /* whole multiples of a half: ties */
-                for (uint32_t i = 0; i < k; i++) x[i] = i % 32 ? 0.5f * (float)((int32_t)(next_u32(&state) % 509) - 254) : 127.0f;
+                for (uint32_t i = 0; i < k; i++)
+                    x[i] =
+                        i % 32 ? 0.5f * (float)((int32_t)(next_u32(&state) % 509) - 254) : 127.0f;
             if (round % 50 == 1) x[3] = 0x1p-100f;
             int8_t want_q[MAX_N];
             float want_d[MAX_N / 32];
             reference()->quantize_row(x, k, want_q, want_d);
-            for (uint32_t i = 0; i < k; i++) cr_assert(want_q[i] >= -127);
+            for (uint32_t i = 0; i < k; i++)
+                cr_assert(want_q[i] >= -127);
             EACH_VARIANT(v)
             {
                 struct guarded q = guarded_open(k, 1), d = guarded_open(k / 8, 4);
@@ -197,8 +214,10 @@ Test(vectors, a_sum_of_exponentials_is_right)
         draw(MAX_N, NUM_PLAIN, &state);
         double want = 0;
         float top = -1, max, sum;
-        for (uint32_t j = 0; j < MAX_N; j++) top = fmaxf(top, input[0][j]);
-        for (uint32_t j = 0; j < MAX_N; j++) want += exp((double)input[0][j] - (double)top);
+        for (uint32_t j = 0; j < MAX_N; j++)
+            top = fmaxf(top, input[0][j]);
+        for (uint32_t j = 0; j < MAX_N; j++)
+            want += exp((double)input[0][j] - (double)top);
         v->softmax_parts(input[0], MAX_N, &max, &sum);
         cr_expect_eq(max, top);
         cr_expect_float_eq(sum, want, 1e-5 * want);
@@ -212,15 +231,19 @@ Test(vectors, swiglu_is_right)
         if (v == NULL) continue;
         for (float g = -80; g < 80; g += 0.37f) {
             float gs[9], us[9], out[9];
-            for (int j = 0; j < 9; j++) gs[j] = g + 0.01f * (float)j, us[j] = 1.7f;
+            for (int j = 0; j < 9; j++)
+                gs[j] = g + 0.01f * (float)j, us[j] = 1.7f;
             v->swiglu(gs, us, 9, out);
             for (int j = 0; j < 9; j++) {
                 double want = (double)gs[j] / (1 + exp(-(double)gs[j])) * (double)1.7f;
-                cr_assert_float_eq(out[j], want, 3.4 * 0x1p-24 * fabs(want), "%s silu(%g)", v->name, (double)gs[j]);
+                cr_assert_float_eq(out[j], want, 3.4 * 0x1p-24 * fabs(want), "%s silu(%g)", v->name,
+                                   (double)gs[j]);
             }
         }
-        float g[8] = {-200, 200, 0, -0.0f, INFINITY, -INFINITY, NAN, -88}, u[8] = {1, 1, 1, 1, 1, 1, 1, 1}, out[8];
+        float g[8] = {-200, 200, 0, -0.0f, INFINITY, -INFINITY, NAN, -88},
+              u[8] = {1, 1, 1, 1, 1, 1, 1, 1}, out[8];
         v->swiglu(g, u, 8, out);
-        cr_expect(out[0] == 0 && out[1] == 200 && out[2] == 0 && out[4] == INFINITY && isnan(out[6]));
+        cr_expect(out[0] == 0 && out[1] == 200 && out[2] == 0 && out[4] == INFINITY &&
+                  isnan(out[6]));
     }
 }

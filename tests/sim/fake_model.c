@@ -73,7 +73,8 @@ static void route(const struct fake_model *m, uint32_t layer, uint64_t hidden, u
             }
         uint32_t at = k;
         experts[k] = e;
-        for (; at > 0 && experts[at - 1] > e; at--) experts[at] = experts[at - 1];
+        for (; at > 0 && experts[at - 1] > e; at--)
+            experts[at] = experts[at - 1];
         experts[at] = e;
     }
 }
@@ -88,7 +89,8 @@ static int32_t sample(uint64_t hidden)
     return (int32_t)(mix(hidden, 7) % FAKE_VOCAB);
 }
 
-void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n_prompt, int32_t *out, uint32_t n)
+void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n_prompt,
+                      int32_t *out, uint32_t n)
 {
     uint32_t total = n_prompt + n;
     uint64_t *sums = calloc(m->n_layers, sizeof *sums); /* of the keys so far */
@@ -105,7 +107,8 @@ void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_
             uint16_t experts[FAKE_MAX_TOP_K];
             uint64_t sum = 0;
             route(m, layer, h, experts);
-            for (uint32_t k = 0; k < m->top_k; k++) sum += fake_expert(m, layer, experts[k], h) * (k + 1);
+            for (uint32_t k = 0; k < m->top_k; k++)
+                sum += fake_expert(m, layer, experts[k], h) * (k + 1);
             h = mix(h, sum);
         }
         if (i + 1 >= n_prompt) out[i + 1 - n_prompt] = sample(h);
@@ -126,8 +129,10 @@ static const char *combine(const struct fake_model *m, struct fake_pass *p, uint
             sum += p->results[r * m->top_k + k] * (k + 1);
         }
         bool needed = !rows[r].dead;
-        if (needed && !complete) return "a live row was combined without exactly one result per expert";
-        if (!complete) p->bad_layer[r] = (int)layer; /* rubbish may well be infinite: nobody may care */
+        if (needed && !complete)
+            return "a live row was combined without exactly one result per expert";
+        if (!complete)
+            p->bad_layer[r] = (int)layer; /* rubbish may well be infinite: nobody may care */
         p->hidden[r] = mix(p->hidden[r], sum);
     }
     return NULL;
@@ -138,7 +143,8 @@ static void attend(struct fake_model *m, struct fake_pass *p, uint32_t layer)
     for (uint32_t r = 0; r < p->n_rows; r++) {
         const struct engine_row *row = &p->rows[r];
         uint32_t i = row->position;
-        m->kv[((size_t)row->blocks[i / 64] * m->n_layers + layer) * 64 + i % 64] = key(p->hidden[r], layer, i);
+        m->kv[((size_t)row->blocks[i / 64] * m->n_layers + layer) * 64 + i % 64] =
+            key(p->hidden[r], layer, i);
     }
     for (uint32_t r = 0; r < p->n_rows; r++) {
         const struct engine_row *row = &p->rows[r];
@@ -176,7 +182,8 @@ const char *fake_model_run(struct fake_model *m, struct fake_pass *p, const stru
         if (wrong != NULL) return wrong;
     }
     for (int layer = job->first_layer; layer <= job->last_layer; layer++) {
-        if (m->is_moe[layer] && layer != job->last_layer) return "a MoE layer in the middle of a job";
+        if (m->is_moe[layer] && layer != job->last_layer)
+            return "a MoE layer in the middle of a job";
         attend(m, p, (uint32_t)layer);
     }
     p->n_logit_rows = 0;

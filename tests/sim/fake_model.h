@@ -32,7 +32,7 @@ struct fake_pass {
     uint8_t *written;        /* [n_rows, top_k] results since the last attention */
     int *bad_layer;          /* [n_rows] */
     struct engine_token *tokens;
-    uint32_t *logit_rows;    /* [n logit rows] row */
+    uint32_t *logit_rows; /* [n logit rows] row */
     uint32_t n_logit_rows;
 };
 
@@ -48,6 +48,7 @@ const char *fake_model_run(struct fake_model *m, struct fake_pass *p, const stru
 uint64_t fake_expert(const struct fake_model *m, uint32_t layer, uint32_t expert, uint64_t hidden);
 
 /* The truth: the n tokens that follow the prompt, computed row by row without engine, blocks and passes. */
-void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n_prompt, int32_t *out, uint32_t n);
+void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n_prompt,
+                      int32_t *out, uint32_t n);
 
 #endif

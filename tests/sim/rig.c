@@ -29,7 +29,8 @@ void rig_note(struct rig *r, const char *fmt, ...)
     buf_printf(r->trace, "[%9.3f ms] %s\n", (double)r->now_us / 1000.0, line);
 }
 
-void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *placement, uint64_t seed)
+void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *placement,
+              uint64_t seed)
 {
     struct engine_cfg c = *cfg;
     struct err why;
@@ -39,7 +40,10 @@ void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *pla
     r->cfg = c;
     r->bad_row_layer = -1;
     r->placement = placement_acquire(placement);
-    r->model = (struct fake_model){.seed = seed, .n_layers = c.n_layers, .n_experts = c.n_experts, .top_k = c.top_k,
+    r->model = (struct fake_model){.seed = seed,
+                                   .n_layers = c.n_layers,
+                                   .n_experts = c.n_experts,
+                                   .top_k = c.top_k,
                                    .n_kv_blocks = c.n_kv_blocks};
     memcpy(r->model.is_moe, c.is_moe, c.n_layers * sizeof *c.is_moe);
     fake_model_open(&r->model);
@@ -63,12 +67,14 @@ static void free_message(struct rig *r, struct rig_message *m)
 
 void rig_close(struct rig *r)
 {
-    while (r->n_wire > 0) free_message(r, r->wire[r->n_wire - 1]);
+    while (r->n_wire > 0)
+        free_message(r, r->wire[r->n_wire - 1]);
     for (uint32_t i = 0; i < r->n_clients; i++) {
         free(r->clients[i].prompt);
         free(r->clients[i].truth);
     }
-    for (uint32_t s = 0; s < r->cfg.decode_slots + r->cfg.prefill_slots; s++) fake_pass_close(&r->passes[s]);
+    for (uint32_t s = 0; s < r->cfg.decode_slots + r->cfg.prefill_slots; s++)
+        fake_pass_close(&r->passes[s]);
     engine_close(r->engine);
     fake_model_close(&r->model);
     placement_release(r->placement);
@@ -83,13 +89,16 @@ struct rig_client *rig_find(struct rig *r, uint64_t id)
     return NULL;
 }
 
-struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uint32_t max_tokens, bool prompt_logits,
-                              uint64_t deadline_us, struct err *why)
+struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uint32_t max_tokens,
+                              bool prompt_logits, uint64_t deadline_us, struct err *why)
 {
     if (r->n_clients == RIG_MAX_CLIENTS) abort();
     struct rig_client *c = &r->clients[r->n_clients];
-    *c = (struct rig_client){.id = id, .n_prompt = n_prompt, .max_tokens = max_tokens,
-                             .prompt_logits = prompt_logits, .deadline_us = deadline_us};
+    *c = (struct rig_client){.id = id,
+                             .n_prompt = n_prompt,
+                             .max_tokens = max_tokens,
+                             .prompt_logits = prompt_logits,
+                             .deadline_us = deadline_us};
     c->prompt = calloc(n_prompt + 1, sizeof *c->prompt);
     c->truth = calloc(max_tokens + 1, sizeof *c->truth);
     for (uint32_t i = 0; i < n_prompt; i++)
@@ -129,7 +138,8 @@ void rig_cancel(struct rig *r, uint64_t id)
 void rig_pause(struct rig *r, uint64_t id, bool paused)
 {
     rig_note(r, "%s %llu", paused ? "pause" : "resume", (unsigned long long)id);
-    rig_step(r, (struct engine_event){.kind = paused ? ENGINE_PAUSE : ENGINE_RESUME, .sequence = id});
+    rig_step(r,
+             (struct engine_event){.kind = paused ? ENGINE_PAUSE : ENGINE_RESUME, .sequence = id});
 }
 
 static void check_emit(struct rig *r, const struct engine_action *a)
@@ -142,25 +152,32 @@ static void check_emit(struct rig *r, const struct engine_action *a)
     }
     const struct fake_pass *p = &r->passes[a->emit.slot];
     if (a->emit.logit_row >= p->n_logit_rows || p->logit_rows[a->emit.logit_row] != a->emit.row)
-        rig_fail(r, "EMIT for %llu: logit row %u is not that of row %u", id, a->emit.logit_row, a->emit.row);
-    if (p->rows[a->emit.row].sequence != id) rig_fail(r, "EMIT for %llu: row %u is another's", id, a->emit.row);
+        rig_fail(r, "EMIT for %llu: logit row %u is not that of row %u", id, a->emit.logit_row,
+                 a->emit.row);
+    if (p->rows[a->emit.row].sequence != id)
+        rig_fail(r, "EMIT for %llu: row %u is another's", id, a->emit.row);
     if (a->emit.is_prompt) {
         bool last = a->emit.index + 1 == c->n_prompt;
-        if (!c->prompt_logits || a->emit.index != c->n_prompt_told || a->emit.index >= c->n_prompt || c->n_told > 0)
-            rig_fail(r, "EMIT for %llu: prompt row %u after %u", id, a->emit.index, c->n_prompt_told);
+        if (!c->prompt_logits || a->emit.index != c->n_prompt_told ||
+            a->emit.index >= c->n_prompt || c->n_told > 0)
+            rig_fail(r, "EMIT for %llu: prompt row %u after %u", id, a->emit.index,
+                     c->n_prompt_told);
         else if (a->emit.token != (last ? -1 : c->prompt[a->emit.index + 1]))
-            rig_fail(r, "EMIT for %llu: prompt row %u has token %d", id, a->emit.index, a->emit.token);
+            rig_fail(r, "EMIT for %llu: prompt row %u has token %d", id, a->emit.index,
+                     a->emit.token);
         c->n_prompt_told++;
         return;
     }
     rig_note(r, "  token %u of %llu: %d", a->emit.index, id, a->emit.token);
     if (a->emit.index != c->n_told || c->n_told >= c->max_tokens)
-        rig_fail(r, "EMIT for %llu: token %u after %u of %u", id, a->emit.index, c->n_told, c->max_tokens);
+        rig_fail(r, "EMIT for %llu: token %u after %u of %u", id, a->emit.index, c->n_told,
+                 c->max_tokens);
     else if (a->emit.token != c->truth[c->n_told])
-        rig_fail(r, "EMIT for %llu: token %u is %d, the model says %d", id, a->emit.index, a->emit.token,
-                 c->truth[c->n_told]);
+        rig_fail(r, "EMIT for %llu: token %u is %d, the model says %d", id, a->emit.index,
+                 a->emit.token, c->truth[c->n_told]);
     if (c->prompt_logits && c->n_prompt_told != c->n_prompt)
-        rig_fail(r, "EMIT for %llu: a token after %u of %u prompt rows", id, c->n_prompt_told, c->n_prompt);
+        rig_fail(r, "EMIT for %llu: a token after %u of %u prompt rows", id, c->n_prompt_told,
+                 c->n_prompt);
     c->n_told++;
 }
 
@@ -184,7 +201,8 @@ static void check_finish(struct rig *r, const struct engine_action *a)
         if (c->n_told != c->max_tokens || at_eos)
             rig_fail(r, "FINISH LENGTH for %llu with %u of %u", id, c->n_told, c->max_tokens);
         if (c->prompt_logits && c->n_prompt_told != c->n_prompt)
-            rig_fail(r, "FINISH for %llu with %u of %u prompt rows", id, c->n_prompt_told, c->n_prompt);
+            rig_fail(r, "FINISH for %llu with %u of %u prompt rows", id, c->n_prompt_told,
+                     c->n_prompt);
         break;
     case ENGINE_FINISH_FAILED:
         c->code = a->finish.code;
@@ -192,7 +210,9 @@ static void check_finish(struct rig *r, const struct engine_action *a)
         break;
     }
     rig_note(r, "  finish %llu: %s", id,
-             c->state == CLIENT_FAILED ? c->text : (a->finish.reason == ENGINE_FINISH_EOS ? "eos" : "length"));
+             c->state == CLIENT_FAILED
+                 ? c->text
+                 : (a->finish.reason == ENGINE_FINISH_EOS ? "eos" : "length"));
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------- */
@@ -202,28 +222,37 @@ static void check_step(struct rig *r, const struct dispatch_step *s)
 {
     const struct fake_pass *p = &r->passes[s->slot];
     uint32_t entry = 0;
-    if (engine_find_step(r->engine, s->id) != s) rig_fail(r, "step %llu is not found", (unsigned long long)s->id);
-    if (!r->up[s->node][s->lane]) rig_fail(r, "step for node %u, whose lane %d is down", s->node, (int)s->lane);
+    if (engine_find_step(r->engine, s->id) != s)
+        rig_fail(r, "step %llu is not found", (unsigned long long)s->id);
+    if (!r->up[s->node][s->lane])
+        rig_fail(r, "step for node %u, whose lane %d is down", s->node, (int)s->lane);
     if (s->lane != (s->slot < r->cfg.decode_slots ? DISPATCH_DECODE : DISPATCH_BULK))
         rig_fail(r, "slot %u uses lane %d", s->slot, (int)s->lane);
     for (uint32_t i = 0; i < s->n_rows; i++)
         if (s->rows[i] >= p->n_rows || (i > 0 && s->rows[i] <= s->rows[i - 1]))
             rig_fail(r, "rows of a step do not ascend");
     for (uint32_t e = 0; e < s->n_experts; e++) {
-        if (e > 0 && s->experts[e] <= s->experts[e - 1]) rig_fail(r, "experts of a step do not ascend");
+        if (e > 0 && s->experts[e] <= s->experts[e - 1])
+            rig_fail(r, "experts of a step do not ascend");
         for (uint32_t i = 0; i < s->expert_rows[e]; i++, entry++) {
-            uint32_t row = s->row_index[entry] < s->n_rows ? s->rows[s->row_index[entry]] : UINT32_MAX;
-            if (s->result_slot[entry] / r->cfg.top_k != row) rig_fail(r, "an entry names another row");
-            else if (p->experts[s->result_slot[entry]] != s->experts[e]) rig_fail(r, "an entry names another expert");
-            if (i > 0 && s->row_index[entry] <= s->row_index[entry - 1]) rig_fail(r, "rows of an expert do not ascend");
+            uint32_t row =
+                s->row_index[entry] < s->n_rows ? s->rows[s->row_index[entry]] : UINT32_MAX;
+            if (s->result_slot[entry] / r->cfg.top_k != row)
+                rig_fail(r, "an entry names another row");
+            else if (p->experts[s->result_slot[entry]] != s->experts[e])
+                rig_fail(r, "an entry names another expert");
+            if (i > 0 && s->row_index[entry] <= s->row_index[entry - 1])
+                rig_fail(r, "rows of an expert do not ascend");
         }
     }
-    if (entry != s->n_entries || entry == 0) rig_fail(r, "a step of %u entries has %u", s->n_entries, entry);
+    if (entry != s->n_entries || entry == 0)
+        rig_fail(r, "a step of %u entries has %u", s->n_entries, entry);
     const struct dispatch_cfg *d = &r->cfg.dispatch;
-    if (s->lane == DISPATCH_BULK && ((s->n_rows > 1 && s->n_rows * d->row_bytes > d->piece_bytes) ||
-                                     (s->n_entries > 1 && s->n_entries * d->result_bytes > d->piece_bytes)))
-        rig_fail(r, "a piece of %u rows and %u results is larger than %u bytes", s->n_rows, s->n_entries,
-                 d->piece_bytes);
+    if (s->lane == DISPATCH_BULK &&
+        ((s->n_rows > 1 && s->n_rows * d->row_bytes > d->piece_bytes) ||
+         (s->n_entries > 1 && s->n_entries * d->result_bytes > d->piece_bytes)))
+        rig_fail(r, "a piece of %u rows and %u results is larger than %u bytes", s->n_rows,
+                 s->n_entries, d->piece_bytes);
 }
 
 static void send(struct rig *r, const struct dispatch_step *s)
@@ -232,9 +261,17 @@ static void send(struct rig *r, const struct dispatch_step *s)
     if (r->wrong[0] != 0) return;
     if (r->n_wire == RIG_MAX_WIRE) abort();
     struct rig_message *m = calloc(1, sizeof *m);
-    *m = (struct rig_message){.step = s->id, .node = s->node, .slot = s->slot, .layer = s->layer, .piece = s->piece,
-                              .lane = s->lane, .n_rows = s->n_rows, .n_entries = s->n_entries,
-                              .is_replay = s->is_replay, .first_expert = s->experts[0], .holds_all = true,
+    *m = (struct rig_message){.step = s->id,
+                              .node = s->node,
+                              .slot = s->slot,
+                              .layer = s->layer,
+                              .piece = s->piece,
+                              .lane = s->lane,
+                              .n_rows = s->n_rows,
+                              .n_entries = s->n_entries,
+                              .is_replay = s->is_replay,
+                              .first_expert = s->experts[0],
+                              .holds_all = true,
                               .born = r->now_us};
     m->slots = malloc(s->n_entries * sizeof *m->slots);
     m->results = malloc(s->n_entries * sizeof *m->results);
@@ -243,7 +280,8 @@ static void send(struct rig *r, const struct dispatch_step *s)
         uint32_t slot = s->result_slot[i];
         uint16_t expert = r->passes[s->slot].experts[slot];
         m->holds_all &= placement_holds(r->placement, s->node, s->layer, expert);
-        m->results[i] = fake_expert(&r->model, s->layer, expert, r->passes[s->slot].hidden[slot / r->cfg.top_k]);
+        m->results[i] = fake_expert(&r->model, s->layer, expert,
+                                    r->passes[s->slot].hidden[slot / r->cfg.top_k]);
     }
     r->wire[r->n_wire++] = m;
     uint32_t bulk = 0;
@@ -251,8 +289,9 @@ static void send(struct rig *r, const struct dispatch_step *s)
         bulk += r->wire[i]->lane == DISPATCH_BULK && r->wire[i]->node == s->node &&
                 engine_find_step(r->engine, r->wire[i]->step) != NULL;
     if (bulk > r->most_bulk) r->most_bulk = bulk;
-    rig_note(r, "  slot %u layer %u: step %llu to node %u, %u rows, %u results%s", s->slot, s->layer,
-             (unsigned long long)(s->id >> 20), s->node, s->n_rows, s->n_entries, s->is_replay ? ", replay" : "");
+    rig_note(r, "  slot %u layer %u: step %llu to node %u, %u rows, %u results%s", s->slot,
+             s->layer, (unsigned long long)(s->id >> 20), s->node, s->n_rows, s->n_entries,
+             s->is_replay ? ", replay" : "");
     if (r->on_message != NULL) r->on_message(r->ctx, m);
 }
 
@@ -269,7 +308,8 @@ static void check_begin(struct rig *r, uint32_t slot)
             rig_fail(r, "row %u of slot %u begins for nobody", i, slot);
         else if (rows[i].wants_logits && !rows[i].samples && rows[i].position < c->n_prompt_told)
             rig_fail(r, "logits of position %u are computed again", rows[i].position);
-        if (i > 0 && rows[i].sequence == rows[i - 1].sequence && rows[i].position != rows[i - 1].position + 1)
+        if (i > 0 && rows[i].sequence == rows[i - 1].sequence &&
+            rows[i].position != rows[i - 1].position + 1)
             rig_fail(r, "positions of a sequence do not ascend");
     }
 }
@@ -279,8 +319,8 @@ static void check_bounds(struct rig *r)
     struct engine_stats st;
     engine_stats(r->engine, &st);
     if (st.running > r->cfg.max_running || st.waiting > r->cfg.max_waiting + r->cfg.max_running)
-        rig_fail(r, "%u running and %u waiting, allowed are %u and %u", st.running, st.waiting, r->cfg.max_running,
-                 r->cfg.max_waiting);
+        rig_fail(r, "%u running and %u waiting, allowed are %u and %u", st.running, st.waiting,
+                 r->cfg.max_running, r->cfg.max_waiting);
 }
 
 enum err_code rig_step(struct rig *r, struct engine_event ev)
@@ -297,18 +337,21 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
         rig_note(r, "  refused: %s", why.text);
     }
     if (rc != ERR_OK && todo.n > 0) rig_fail(r, "an event that was not taken has actions");
-    if (rc != ERR_OK && ev.kind != ENGINE_SUBMIT && !r->starve_memory) rig_fail(r, "event refused: %s", why.text);
+    if (rc != ERR_OK && ev.kind != ENGINE_SUBMIT && !r->starve_memory)
+        rig_fail(r, "event refused: %s", why.text);
     for (size_t i = 0; i < todo.n && r->wrong[0] == 0; i++) {
         const struct engine_action *a = &todo.items[i];
         switch (a->kind) {
         case ENGINE_ACT_COMPUTE:
-            if (r->has_job[a->compute.slot]) rig_fail(r, "slot %u computes two things", a->compute.slot);
+            if (r->has_job[a->compute.slot])
+                rig_fail(r, "slot %u computes two things", a->compute.slot);
             r->has_job[a->compute.slot] = true;
             r->job[a->compute.slot] = a->compute;
             if (a->compute.begin) check_begin(r, a->compute.slot);
             rig_note(r, "  slot %u compute%s: combine %d, layers %d..%d%s", a->compute.slot,
-                     a->compute.begin ? " from the start" : "", a->compute.combine_layer, a->compute.first_layer,
-                     a->compute.last_layer, a->compute.head ? ", head" : "");
+                     a->compute.begin ? " from the start" : "", a->compute.combine_layer,
+                     a->compute.first_layer, a->compute.last_layer,
+                     a->compute.head ? ", head" : "");
             if (r->on_job != NULL) r->on_job(r->ctx, a->compute.slot);
             break;
         case ENGINE_ACT_SEND:
@@ -361,7 +404,8 @@ void rig_answer(struct rig *r, struct rig_message *m)
 {
     struct fake_pass *p = &r->passes[m->slot];
     bool known = engine_find_step(r->engine, m->step) != NULL;
-    rig_note(r, "node %u answers step %llu%s", m->node, (unsigned long long)(m->step >> 20), known ? "" : ", too late");
+    rig_note(r, "node %u answers step %llu%s", m->node, (unsigned long long)(m->step >> 20),
+             known ? "" : ", too late");
     for (uint32_t i = 0; known && i < m->n_entries; i++) {
         p->results[m->slots[i]] = m->results[i];
         p->written[m->slots[i]]++;
@@ -391,9 +435,11 @@ void rig_node(struct rig *r, uint32_t node, enum dispatch_lane lane, bool up)
 {
     if (!up)
         for (uint32_t i = r->n_wire; i > 0; i--)
-            if (r->wire[i - 1]->node == node && r->wire[i - 1]->lane == lane) free_message(r, r->wire[i - 1]);
+            if (r->wire[i - 1]->node == node && r->wire[i - 1]->lane == lane)
+                free_message(r, r->wire[i - 1]);
     r->up[node][lane] = up;
-    rig_note(r, "node %u %s %s", node, lane == DISPATCH_DECODE ? "decode" : "bulk", up ? "up" : "down");
+    rig_note(r, "node %u %s %s", node, lane == DISPATCH_DECODE ? "decode" : "bulk",
+             up ? "up" : "down");
     struct engine_event ev = {.kind = up ? ENGINE_NODE_UP : ENGINE_NODE_DOWN};
     ev.node.node = node;
     ev.node.lane = lane;
@@ -420,7 +466,8 @@ uint32_t rig_run(struct rig *r, uint32_t n)
     uint32_t done = 0;
     while (done < n && r->wrong[0] == 0) {
         uint32_t slot = 0;
-        while (slot < RIG_MAX_SLOTS && !r->has_job[slot]) slot++;
+        while (slot < RIG_MAX_SLOTS && !r->has_job[slot])
+            slot++;
         r->now_us += 10;
         if (slot < RIG_MAX_SLOTS)
             rig_compute(r, slot);

@@ -10,10 +10,10 @@
 #include "coordinator/engine/engine.h"
 #include "tests/sim/fake_model.h"
 
-#define RIG_MAX_NODES    8
-#define RIG_MAX_SLOTS    8
-#define RIG_MAX_CLIENTS  64
-#define RIG_MAX_WIRE     4096
+#define RIG_MAX_NODES   8
+#define RIG_MAX_SLOTS   8
+#define RIG_MAX_CLIENTS 64
+#define RIG_MAX_WIRE    4096
 
 /* A step on its way: what a node got, and what it will answer. */
 struct rig_message {
@@ -22,13 +22,19 @@ struct rig_message {
     enum dispatch_lane lane;
     bool is_replay;
     uint16_t first_expert;
-    bool holds_all;      /* the node holds these experts */
-    uint64_t born;       /* when, us */
-    uint32_t *slots;     /* [n_entries] result slots */
-    uint64_t *results;   /* [n_entries] */
+    bool holds_all;    /* the node holds these experts */
+    uint64_t born;     /* when, us */
+    uint32_t *slots;   /* [n_entries] result slots */
+    uint64_t *results; /* [n_entries] */
 };
 
-enum rig_client_state { CLIENT_UNUSED, CLIENT_WAITING, CLIENT_DONE, CLIENT_FAILED, CLIENT_CANCELLED };
+enum rig_client_state {
+    CLIENT_UNUSED,
+    CLIENT_WAITING,
+    CLIENT_DONE,
+    CLIENT_FAILED,
+    CLIENT_CANCELLED
+};
 
 struct rig_client {
     enum rig_client_state state;
@@ -59,12 +65,12 @@ struct rig {
     uint32_t n_clients;
 
     int32_t eos;
-    int bad_row_layer;     /* the next job that runs this layer reports its first live row not finite; -1 */
-    bool starve_memory;    /* no allocation succeeds inside the engine */
-    uint32_t most_bulk;    /* bulk steps of one node seen under way together */
-    struct buf *trace;     /* may be NULL */
-    char wrong[512];       /* "" while all is well */
-    struct err refusal;    /* of the last event that was not taken */
+    int bad_row_layer; /* the next job that runs this layer reports its first live row not finite; -1 */
+    bool starve_memory; /* no allocation succeeds inside the engine */
+    uint32_t most_bulk; /* bulk steps of one node seen under way together */
+    struct buf *trace;  /* may be NULL */
+    char wrong[512];    /* "" while all is well */
+    struct err refusal; /* of the last event that was not taken */
 
     /* Told when the list of actions named a job, or a message was put on the wire; may be NULL. */
     void (*on_job)(void *ctx, uint32_t slot);
@@ -73,23 +79,26 @@ struct rig {
 };
 
 /* cfg without placement and eos; all nodes are down. The model is made of seed and cfg. */
-void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *placement, uint64_t seed);
+void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *placement,
+              uint64_t seed);
 void rig_close(struct rig *r);
 
 /* Give an event with kind and contents set; now_us is filled in. */
 enum err_code rig_step(struct rig *r, struct engine_event ev);
 /* A prompt drawn from `seed`. Answers the client, NULL if it was refused (*why says). */
-struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uint32_t max_tokens, bool prompt_logits,
-                              uint64_t deadline_us, struct err *why);
-struct rig_client *rig_find(struct rig *r, uint64_t id); /* the one of that name that is waiting, or NULL */
+struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uint32_t max_tokens,
+                              bool prompt_logits, uint64_t deadline_us, struct err *why);
+struct rig_client *rig_find(struct rig *r,
+                            uint64_t id); /* the one of that name that is waiting, or NULL */
 void rig_cancel(struct rig *r, uint64_t id);
 void rig_pause(struct rig *r, uint64_t id, bool paused);
-void rig_compute(struct rig *r, uint32_t slot);           /* run the job that waits there */
-void rig_answer(struct rig *r, struct rig_message *m);    /* its reply arrives */
+void rig_compute(struct rig *r, uint32_t slot);        /* run the job that waits there */
+void rig_answer(struct rig *r, struct rig_message *m); /* its reply arrives */
 void rig_refuse(struct rig *r, struct rig_message *m);
-void rig_lose(struct rig *r, struct rig_message *m);      /* it never arrives */
-void rig_node(struct rig *r, uint32_t node, enum dispatch_lane lane, bool up); /* down: its messages are lost */
-void rig_place(struct rig *r, struct placement *p);       /* acquired */
+void rig_lose(struct rig *r, struct rig_message *m); /* it never arrives */
+void rig_node(struct rig *r, uint32_t node, enum dispatch_lane lane,
+              bool up);                             /* down: its messages are lost */
+void rig_place(struct rig *r, struct placement *p); /* acquired */
 void rig_tick(struct rig *r, uint64_t now_us);
 /* Jobs and messages, oldest first, until nothing waits or n events have happened; answers how many did. */
 uint32_t rig_run(struct rig *r, uint32_t n);

@@ -7,7 +7,7 @@
 #include "common/base/rng.h"
 #include "tests/sim/rig.h"
 
-#define FAULTS_UNTIL_US 8000000u  /* later everything works */
+#define FAULTS_UNTIL_US 8000000u /* later everything works */
 #define STUCK_AFTER_US  2000000000u
 #define MAX_EVENTS      400000u
 
@@ -58,8 +58,10 @@ static void plan(struct sim *s, uint64_t at, enum what what, uint32_t a, uint32_
         if (s->heap == NULL) abort();
     }
     uint32_t i = s->n_heap++;
-    struct happening h = {.at = at, .order = s->planned++, .what = what, .a = a, .b = b, .step = step};
-    for (; i > 0 && before(&h, &s->heap[(i - 1) / 2]); i = (i - 1) / 2) s->heap[i] = s->heap[(i - 1) / 2];
+    struct happening h = {
+        .at = at, .order = s->planned++, .what = what, .a = a, .b = b, .step = step};
+    for (; i > 0 && before(&h, &s->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        s->heap[i] = s->heap[(i - 1) / 2];
     s->heap[i] = h;
 }
 
@@ -91,7 +93,8 @@ static void on_message(void *ctx, struct rig_message *m)
     struct sim *s = ctx;
     uint64_t at = s->rig.now_us + draw(s, 50, 2000);
     bool faults = s->rig.now_us < FAULTS_UNTIL_US;
-    if (faults && chance(s, 1)) at += draw(s, 100000, 5000000); /* very late, without any other sign */
+    if (faults && chance(s, 1))
+        at += draw(s, 100000, 5000000); /* very late, without any other sign */
     if (at < s->frozen_until[m->node]) at = s->frozen_until[m->node] + draw(s, 0, 1000);
     bool refuse = !m->holds_all || (faults && chance(s, 2));
     plan(s, at, refuse ? DO_REFUSE : DO_ANSWER, m->node, m->lane, m->step);
@@ -153,10 +156,11 @@ static void do_place(struct sim *s)
     }
     struct placement *p;
     struct err why;
-    if (placement_from_holdings(c->n_layers, c->n_experts, s->n_nodes, (const uint8_t *const *)held, ++s->epoch, &p,
-                                &why) != ERR_OK)
+    if (placement_from_holdings(c->n_layers, c->n_experts, s->n_nodes, (const uint8_t *const *)held,
+                                ++s->epoch, &p, &why) != ERR_OK)
         abort();
-    for (uint32_t n = 0; n < s->n_nodes; n++) free(held[n]);
+    for (uint32_t n = 0; n < s->n_nodes; n++)
+        free(held[n]);
     rig_place(&s->rig, p);
     placement_release(p);
     if (!is_last) {
@@ -179,7 +183,8 @@ static void submit(struct sim *s)
     bool prompt_logits = chance(s, 25);
     /* A name is free again as soon as its request has ended. */
     uint64_t id = s->next_id;
-    if (s->rig.n_clients > 0 && chance(s, 30)) id = s->rig.clients[draw(s, 0, s->rig.n_clients - 1)].id;
+    if (s->rig.n_clients > 0 && chance(s, 30))
+        id = s->rig.clients[draw(s, 0, s->rig.n_clients - 1)].id;
     if (rig_find(&s->rig, id) != NULL) id = s->next_id;
     if (id == s->next_id) s->next_id++;
     struct err why;
@@ -210,7 +215,8 @@ static void do_client(struct sim *s)
     else if (n > 0 && kind == 7 && faults)
         rig_pause(r, who, true);
     else if (!faults)
-        for (uint64_t i = 0; i < n; i++) rig_pause(r, waiting[i], false);
+        for (uint64_t i = 0; i < n; i++)
+            rig_pause(r, waiting[i], false);
     else if (n > 0)
         rig_pause(r, who, false);
     if (s->n_submitted < s->n_submits || faults || n > 0) {
@@ -227,11 +233,13 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     c->n_layers = (uint32_t)draw(s, 1, 4);
     c->n_experts = dense ? 0 : (uint32_t)draw(s, 2, 12);
     c->top_k = dense ? 0 : (uint32_t)draw(s, 1, c->n_experts < 3 ? c->n_experts : 3);
-    for (uint32_t i = 0; i < c->n_layers; i++) is_moe[i] = !dense && !chance(s, 30);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        is_moe[i] = !dense && !chance(s, 30);
     c->is_moe = is_moe;
     uint32_t most = chance(s, 30) ? 400 : 200;
     c->ctx = (uint32_t)draw(s, 20, most);
-    c->n_kv_blocks = (c->ctx + 63) / 64 + (uint32_t)(chance(s, 60) ? draw(s, 0, 2) : draw(s, 0, 30));
+    c->n_kv_blocks =
+        (c->ctx + 63) / 64 + (uint32_t)(chance(s, 60) ? draw(s, 0, 2) : draw(s, 0, 30));
     most = chance(s, 50) ? 20 : 130;
     c->chunk = (uint32_t)draw(s, 1, most);
     c->max_decode_rows = (uint32_t)draw(s, 1, 8);
@@ -257,8 +265,8 @@ static void check_end(struct sim *s)
     struct engine_stats st;
     engine_stats(r->engine, &st);
     if (st.kv_blocks_used != 0 || st.passes != 0 || st.running != 0 || st.waiting != 0)
-        rig_fail(r, "left over: %u KV blocks, %u passes, %u running, %u waiting", st.kv_blocks_used, st.passes,
-                 st.running, st.waiting);
+        rig_fail(r, "left over: %u KV blocks, %u passes, %u running, %u waiting", st.kv_blocks_used,
+                 st.passes, st.running, st.waiting);
     if (r->most_bulk > r->cfg.dispatch.bulk_outstanding)
         rig_fail(r, "%u bulk pieces of one node under way, %u allowed", r->most_bulk,
                  r->cfg.dispatch.bulk_outstanding);
@@ -275,7 +283,8 @@ static void check_end(struct sim *s)
         if (c->state == CLIENT_FAILED && c->code != ERR_UNAVAILABLE && c->code != ERR_TIMEOUT)
             rig_fail(r, "%llu failed in another way: %s", id, c->text);
         if (c->ended_us > c->deadline_us + 1000)
-            rig_fail(r, "%llu ended %llu us after its deadline", id, (unsigned long long)(c->ended_us - c->deadline_us));
+            rig_fail(r, "%llu ended %llu us after its deadline", id,
+                     (unsigned long long)(c->ended_us - c->deadline_us));
         s->totals->completed += c->state == CLIENT_DONE;
         s->totals->cancelled += c->state == CLIENT_CANCELLED;
         s->totals->unavailable += c->state == CLIENT_FAILED && c->code == ERR_UNAVAILABLE;
@@ -370,12 +379,14 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
     struct placement *p;
     struct err err;
     uint32_t replicas = (uint32_t)draw(s, 1, s->n_nodes);
-    if (placement_spread(cfg.n_layers, cfg.n_experts, s->n_nodes, replicas, draw(s, 0, 3), &p, &err) != ERR_OK)
+    if (placement_spread(cfg.n_layers, cfg.n_experts, s->n_nodes, replicas, draw(s, 0, 3), &p,
+                         &err) != ERR_OK)
         abort();
     rig_open(&s->rig, &cfg, p, seed);
     placement_release(p);
     for (uint32_t n = 0; n < s->n_nodes; n++)
-        for (uint32_t lane = 0; lane < DISPATCH_N_LANES; lane++) plan(s, draw(s, 0, 3000), DO_UP, n, lane, 0);
+        for (uint32_t lane = 0; lane < DISPATCH_N_LANES; lane++)
+            plan(s, draw(s, 0, 3000), DO_UP, n, lane, 0);
     plan(s, 0, DO_CLIENT, 0, 0, 0);
     if (chance(s, 70)) plan(s, draw(s, 0, 100000), DO_FAULT, 0, 0, 0);
     if (chance(s, 40)) plan(s, draw(s, 0, 1000000), DO_PLACE, 0, 0, 0);

@@ -11,8 +11,8 @@
 
 /* What happened, so that a test can tell that the interesting things did. */
 struct sim_totals {
-    uint64_t seeds, events, submitted, refused, completed, cancelled, unavailable, timeout, replays, preemptions, lost,
-        late, waits_for_experts;
+    uint64_t seeds, events, submitted, refused, completed, cancelled, unavailable, timeout, replays,
+        preemptions, lost, late, waits_for_experts;
 };
 
 /* Run one seed. False: `why` (512 bytes) says what was wrong. trace and totals may be NULL. Checked: each request ends

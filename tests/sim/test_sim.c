@@ -43,14 +43,16 @@ Test(sim, every_request_ends_once_with_the_tokens_of_the_model_whatever_happens)
     for (uint64_t seed = 1; seed <= n; seed++) {
         if (sim_run(seed, NULL, &t, why)) continue;
         print_failure(seed, why, false);
-        cr_assert_fail("seed %" PRIu64 ": %s (SIM_SEED=%" PRIu64 " prints the whole trace)", seed, why, seed);
+        cr_assert_fail("seed %" PRIu64 ": %s (SIM_SEED=%" PRIu64 " prints the whole trace)", seed,
+                       why, seed);
     }
     fprintf(stderr,
-            "%" PRIu64 " seeds, %" PRIu64 " events: %" PRIu64 " submitted (%" PRIu64 " refused), %" PRIu64
-            " completed, %" PRIu64 " cancelled, %" PRIu64 " unavailable, %" PRIu64 " timed out; %" PRIu64
-            " rows replayed, %" PRIu64 " preemptions, %" PRIu64 " streams lost, %" PRIu64 " late answers\n",
-            t.seeds, t.events, t.submitted, t.refused, t.completed, t.cancelled, t.unavailable, t.timeout, t.replays,
-            t.preemptions, t.lost, t.late);
+            "%" PRIu64 " seeds, %" PRIu64 " events: %" PRIu64 " submitted (%" PRIu64
+            " refused), %" PRIu64 " completed, %" PRIu64 " cancelled, %" PRIu64
+            " unavailable, %" PRIu64 " timed out; %" PRIu64 " rows replayed, %" PRIu64
+            " preemptions, %" PRIu64 " streams lost, %" PRIu64 " late answers\n",
+            t.seeds, t.events, t.submitted, t.refused, t.completed, t.cancelled, t.unavailable,
+            t.timeout, t.replays, t.preemptions, t.lost, t.late);
     if (n < SEEDS) return;
     /* A simulator in which nothing happens would pass too. */
     cr_expect_gt(t.completed, 500);

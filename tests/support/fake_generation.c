@@ -77,8 +77,8 @@ static void on_timer(uv_timer_t *t)
     }
 }
 
-static enum err_code start(void *self, const struct generation_spec *spec, generation_sink sink, void *ctx,
-                           uint64_t *handle, struct err *why)
+static enum err_code start(void *self, const struct generation_spec *spec, generation_sink sink,
+                           void *ctx, uint64_t *handle, struct err *why)
 {
     struct fake_generation *f = self;
     if (f->refuse_code != ERR_OK) return err_set(why, f->refuse_code, "refused by the test");
@@ -87,7 +87,8 @@ static enum err_code start(void *self, const struct generation_spec *spec, gener
         if (!f->sequences[i].used) s = &f->sequences[i];
     if (s == NULL) return err_set(why, ERR_EXHAUSTED, "the queue is full");
     size_t bytes = spec->n_prompt * sizeof *spec->prompt;
-    *s = (struct fake_sequence){.used = true, .handle = ++f->next_handle, .spec = *spec, .sink = sink, .ctx = ctx};
+    *s = (struct fake_sequence){
+        .used = true, .handle = ++f->next_handle, .spec = *spec, .sink = sink, .ctx = ctx};
     s->prompt = mem_alloc(bytes);
     if (s->prompt == NULL) {
         s->used = false;
@@ -126,8 +127,10 @@ static void pause_sequence(void *self, uint64_t handle, bool paused)
     struct fake_sequence *s = find(f, handle);
     if (s == NULL) return;
     s->paused = paused;
-    if (paused) f->n_paused++;
-    else f->n_resumed++;
+    if (paused)
+        f->n_paused++;
+    else
+        f->n_resumed++;
 }
 
 struct fake_question {
@@ -175,8 +178,9 @@ void fake_generation_init(struct fake_generation *f, uv_loop_t *loop)
     f->eos = -1;
     if (f->capacity == 0) f->capacity = FAKE_SEQUENCES;
     if (f->per_step == 0) f->per_step = 1;
-    f->view = "{\"epoch\":7,\"nodes\":[{\"id\":\"a\"}],\"placement\":{\"layers\":2},\"engine\":{},\"ready\":false,"
-              "\"reasons\":[\"layer 1 expert 3 has no replica\"]}";
+    f->view =
+        "{\"epoch\":7,\"nodes\":[{\"id\":\"a\"}],\"placement\":{\"layers\":2},\"engine\":{},\"ready\":false,"
+        "\"reasons\":[\"layer 1 expert 3 has no replica\"]}";
     uv_timer_init(loop, &f->timer);
     f->timer.data = f;
     uv_timer_start(&f->timer, on_timer, 1, 1);

@@ -25,12 +25,12 @@ struct fake_generation {
     uv_timer_t timer;
     const int32_t *script; /* what every sequence says; borrowed */
     uint32_t n_script;
-    bool endless;          /* the script repeats */
+    bool endless; /* the script repeats */
     int32_t eos;
-    uint32_t capacity;     /* sequences at once, then EXHAUSTED; 0: FAKE_SEQUENCES */
-    uint32_t per_step;     /* tokens per sequence and step; 0: 1 */
-    _Atomic bool hold;     /* all stay in the queue */
-    int fail_at;           /* output token before which it fails; -1: never */
+    uint32_t capacity;                    /* sequences at once, then EXHAUSTED; 0: FAKE_SEQUENCES */
+    uint32_t per_step;                    /* tokens per sequence and step; 0: 1 */
+    _Atomic bool hold;                    /* all stay in the queue */
+    int fail_at;                          /* output token before which it fails; -1: never */
     enum err_code fail_code, refuse_code; /* refuse_code: what start answers, if not OK */
     bool ready;
     const char *reason, *view; /* of ready and cluster */

@@ -102,10 +102,11 @@ static char *dechunk(char *reply)
 char *client_post(int port, const char *path, const char *json)
 {
     struct buf request = {0};
-    buf_printf(&request,
-               "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-               "Connection: close\r\n\r\n%s",
-               path, strlen(json), json);
+    buf_printf(
+        &request,
+        "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
+        "Connection: close\r\n\r\n%s",
+        path, strlen(json), json);
     char *reply = client_talk(port, request.data);
     buf_free(&request);
     return dechunk(reply);

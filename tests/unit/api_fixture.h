@@ -53,8 +53,8 @@ static inline void *api_fixture_run(void *ctx)
 static inline void api_fixture_say(struct api_fixture *f, const char *text)
 {
     struct err why;
-    cr_assert_eq(tokenizer_encode(f->cfg.model.tokenizer, text, strlen(text), TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL,
-                                  &f->script, &why),
+    cr_assert_eq(tokenizer_encode(f->cfg.model.tokenizer, text, strlen(text), TOKENIZER_ADD_NONE,
+                                  TOKENIZER_PARSE_SPECIAL, &f->script, &why),
                  ERR_OK, "%s", why.text);
     f->fake.script = f->script.data;
     f->fake.n_script = (uint32_t)f->script.len;
@@ -132,7 +132,8 @@ static inline void api_fixture_stop(struct api_fixture *f)
 
 static inline bool api_fixture_becomes(_Atomic uint32_t *value, uint32_t wanted)
 {
-    for (int i = 0; i < 300 && *value != wanted; i++) usleep(10000);
+    for (int i = 0; i < 300 && *value != wanted; i++)
+        usleep(10000);
     return *value == wanted;
 }
 

@@ -53,8 +53,8 @@ static void expect(const char *source, const char *variables, const char *want)
 static void expect_error(const char *source, const char *variables, const char *want)
 {
     char *got = render(source, variables, NULL);
-    cr_expect(strncmp(got, "error: ", 7) == 0 && strstr(got, want) != NULL, "%s\n  gave %.200s\n  want %s", source,
-              got, want);
+    cr_expect(strncmp(got, "error: ", 7) == 0 && strstr(got, want) != NULL,
+              "%s\n  gave %.200s\n  want %s", source, got, want);
     mem_free(got);
 }
 
@@ -62,7 +62,8 @@ static json_t *shared(const char *name)
 {
     char path[1024];
     const char *root = getenv("MOESAIC_SHARED");
-    snprintf(path, sizeof path, "%s/tokenizers/%s", root != NULL ? root : PROJECT_ROOT "/../shared", name);
+    snprintf(path, sizeof path, "%s/tokenizers/%s", root != NULL ? root : PROJECT_ROOT "/../shared",
+             name);
     json_t *v = NULL;
     struct err why;
     enum err_code rc = json_parse_file(path, 16u << 20, 64, &v, &why);
@@ -104,10 +105,12 @@ Test(chat_template, real_templates_render_as_the_reference)
     json_t *all = shared("chat_templates.json");
     size_t i, k, cases = 0, equal = 0;
     json_t *one, *test;
-    json_array_foreach (all, i, one) {
+    json_array_foreach(all, i, one)
+    {
         struct chat_template *t = parse_one(one, SIZE_MAX);
         cr_assert_not_null(t);
-        json_array_foreach (json_object_get(one, "cases"), k, test) {
+        json_array_foreach(json_object_get(one, "cases"), k, test)
+        {
             struct chat_template_input in = input_of(one, test);
             struct buf out = {0}, taint = {0};
             struct err why = {0};
@@ -115,11 +118,13 @@ Test(chat_template, real_templates_render_as_the_reference)
             const char *error = json_string_value(json_object_get(test, "error"));
             const char *kind = json_string_value(json_object_get(test, "error_kind"));
             enum err_code rc = chat_template_render(t, &in, &out, &taint, &why);
-            bool same = want != NULL                           ? rc == ERR_OK && strcmp(out.data, want) == 0
-                        : strcmp(kind, "raise_exception") == 0 ? rc == ERR_INVALID && strcmp(why.text, error) == 0
-                                                               : rc == ERR_INVALID;
+            bool same = want != NULL ? rc == ERR_OK && strcmp(out.data, want) == 0
+                        : strcmp(kind, "raise_exception") == 0
+                            ? rc == ERR_INVALID && strcmp(why.text, error) == 0
+                            : rc == ERR_INVALID;
             cr_expect(same, "%s: %s: %s", json_string_value(json_object_get(one, "name")),
-                      json_string_value(json_object_get(test, "name")), rc == ERR_OK ? out.data : why.text);
+                      json_string_value(json_object_get(test, "name")),
+                      rc == ERR_OK ? out.data : why.text);
             cr_expect_eq(out.len, taint.len);
             cases++;
             equal += same;
@@ -136,17 +141,21 @@ Test(chat_template, real_templates_render_as_the_reference)
 
 Test(chat_template, expressions_follow_python)
 {
-    expect("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 2 ** 10 }} {{ 7 / 2 }}", "{}", "-4 2 -2 1024 3.5");
+    expect("{{ -7 // 2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 2 ** 10 }} {{ 7 / 2 }}", "{}",
+           "-4 2 -2 1024 3.5");
     expect("{{ 1.0 }} {{ 1e16 }} {{ 0.1 + 0.2 }} {{ 1e-5 }} {{ 123456.75 }}", "{}",
            "1.0 1e+16 0.30000000000000004 1e-05 123456.75");
     expect("{{ [1, 'a', none, true, 2.5, (1,), {'k': \"it's\"}] }}", "{}",
            "[1, 'a', None, True, 2.5, (1,), {'k': \"it's\"}]");
-    expect("{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 'b' in 'abc' }} {{ 4 not in [1] }}", "{}", "True False True True");
+    expect("{{ 1 < 2 < 3 }} {{ 1 < 3 < 2 }} {{ 'b' in 'abc' }} {{ 4 not in [1] }}", "{}",
+           "True False True True");
     expect("{{ 0 or 'x' }} {{ 1 and '' }}|{{ not x in y }}", "{\"x\": 1, \"y\": [2]}", "x |True");
     expect("{{ 'abcde'[1:] }} {{ 'abcde'[::-1] }} {{ [1,2,3][-2:] }} {{ 'h\u00e9llo'[1] }}", "{}",
            "bcde edcba [2, 3] \u00e9");
-    expect("{{ 'ab' * 2 + 'c' }} {{ [1] * 3 }} {{ 1 ~ 'a' ~ none }}", "{}", "ababc [1, 1, 1] 1aNone");
-    expect("{{ 'a' if 0 }}|{{ 'a' if 0 else 'b' }}|{{ a.b }}|{{ a == none }}", "{\"c\": 1, \"a\": {}}", "|b||False");
+    expect("{{ 'ab' * 2 + 'c' }} {{ [1] * 3 }} {{ 1 ~ 'a' ~ none }}", "{}",
+           "ababc [1, 1, 1] 1aNone");
+    expect("{{ 'a' if 0 }}|{{ 'a' if 0 else 'b' }}|{{ a.b }}|{{ a == none }}",
+           "{\"c\": 1, \"a\": {}}", "|b||False");
     expect_error("{{ a.b.c }}", "{\"a\": {}}", "undefined");
     expect_error("{{ 'a' + none }}", "{}", "can only concatenate");
     expect_error("{{ 9223372036854775807 + 1 }}", "{}", "64 bits");
@@ -157,16 +166,22 @@ Test(chat_template, expressions_follow_python)
 Test(chat_template, statements_scope_as_jinja)
 {
     expect("{% set x = 1 %}{% for i in [1] %}{% set x = 2 %}{% endfor %}{{ x }}", "{}", "1");
-    expect("{% set n = namespace(a=1) %}{% for i in [1, 2] %}{% set n.a = n.a + i %}{% endfor %}{{ n.a }}", "{}", "4");
-    expect("{% for i in range(9) if i % 2 %}{{ loop.index }}{{ i }}{% if loop.last %}!{% endif %}{% endfor %}", "{}",
-           "11233547!");
-    expect("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% elif i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
-           "{}", "013");
-    expect("{% for k, v in d.items() %}{{ k }}={{ v }};{% else %}none{% endfor %}", "{\"d\": {\"z\": 1, \"a\": 2}}",
-           "z=1;a=2;");
-    expect("{% macro f(a, b='x') %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{{ f(1, b=2) }}{{ f(b=3, a=4) }}", "{}",
-           "1x1243");
-    expect("{% set x | upper %}a{{ 1 }}b{% endset %}{{ x }}{% generation %}g{% endgeneration %}", "{}", "A1Bg");
+    expect(
+        "{% set n = namespace(a=1) %}{% for i in [1, 2] %}{% set n.a = n.a + i %}{% endfor %}{{ n.a }}",
+        "{}", "4");
+    expect(
+        "{% for i in range(9) if i % 2 %}{{ loop.index }}{{ i }}{% if loop.last %}!{% endif %}{% endfor %}",
+        "{}", "11233547!");
+    expect(
+        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% elif i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        "{}", "013");
+    expect("{% for k, v in d.items() %}{{ k }}={{ v }};{% else %}none{% endfor %}",
+           "{\"d\": {\"z\": 1, \"a\": 2}}", "z=1;a=2;");
+    expect(
+        "{% macro f(a, b='x') %}{{ a }}{{ b }}{% endmacro %}{{ f(1) }}{{ f(1, b=2) }}{{ f(b=3, a=4) }}",
+        "{}", "1x1243");
+    expect("{% set x | upper %}a{{ 1 }}b{% endset %}{{ x }}{% generation %}g{% endgeneration %}",
+           "{}", "A1Bg");
     expect("a\n  {% if true %}\nb\n  {%- endif %}\n  {{ 1 -}}\n c{# x #}\nd\n", "{}", "a\nb  1cd");
     expect("{% raw %}{{ x }}{% endraw %}{{ {'a': {}} }}", "{}", "{{ x }}{'a': {}}");
     expect("{{ strftime_now('%d %b %Y %H:%M %A %-d') }}", "{}", "04 Mar 2026 05:06 Wednesday 4");
@@ -175,24 +190,32 @@ Test(chat_template, statements_scope_as_jinja)
 
 Test(chat_template, filters_and_tests_give_what_jinja_gives)
 {
-    expect("{{ x|tojson }} {{ x|tojson(indent=2) }}", "{\"x\": {\"b\": [1, \"\u00e9<\\n\"], \"a\": {}}}",
-           "{\"b\": [1, \"\u00e9<\\n\"], \"a\": {}} {\n  \"b\": [\n    1,\n    \"\u00e9<\\n\"\n  ],\n  \"a\": {}\n}");
+    expect(
+        "{{ x|tojson }} {{ x|tojson(indent=2) }}",
+        "{\"x\": {\"b\": [1, \"\u00e9<\\n\"], \"a\": {}}}",
+        "{\"b\": [1, \"\u00e9<\\n\"], \"a\": {}} {\n  \"b\": [\n    1,\n    \"\u00e9<\\n\"\n  ],\n  \"a\": {}\n}");
     expect("{{ x|tojson(ensure_ascii=true, separators=(',', ':'), sort_keys=true) }}",
            "{\"x\": {\"b\": 1, \"a\": \"\U0001F600\"}}", "{\"a\":\"\\ud83d\\ude00\",\"b\":1}");
-    expect("{{ [3, 1, 2]|sort|join(',') }} {{ ['b', 'A']|sort|first }} {{ [1, 2]|sum }} {{ [1, 5]|max }}", "{}",
-           "1,2,3 A 3 5");
-    expect("{{ l|map(attribute='r')|join }} {{ l|selectattr('r', 'equalto', 'u')|list|length }} {{ l|map('length')|list }}",
-           "{\"l\": [{\"r\": \"u\"}, {\"r\": \"a\"}]}", "ua 1 [1, 1]");
-    expect("{{ '42.7'|int }} {{ 'x'|int(5) }} {{ 2.5|round }} {{ nix|default('d') }} {{ ''|d('e', true) }}", "{}",
-           "42 5 2.0 d e");
-    expect("{{ ' a '|trim }}|{{ 'a-b c'|title }}|{{ 'ab'|replace('b', 'c') }}|{{ 'x\ny'|indent(2) }}", "{}",
-           "a|A-B C|ac|x\n  y");
-    expect("{{ 'a b  c'.split() }} {{ ' a b '.split(none, 1) }} {{ 'a,b'.split(',', 1) }} {{ 'xxax'.strip('x') }} {{ {'a': 1}.get('b', 2) }}", "{}",
-           "['a', 'b', 'c'] ['a', 'b '] ['a', 'b'] a 2");
-    expect("{{ {'b': 1, 'a': 2}|dictsort }} {{ [1, 1, 2]|unique|list }} {{ [1, 2]|reverse|list }}", "{}",
-           "[('a', 2), ('b', 1)] [1, 2] [2, 1]");
-    expect("{{ 3 is odd }} {{ 6 is divisibleby 3 }} {{ u is iterable }} {{ {} is sequence }} {{ 1 is not string }}", "{}",
-           "True True True True True");
+    expect(
+        "{{ [3, 1, 2]|sort|join(',') }} {{ ['b', 'A']|sort|first }} {{ [1, 2]|sum }} {{ [1, 5]|max }}",
+        "{}", "1,2,3 A 3 5");
+    expect(
+        "{{ l|map(attribute='r')|join }} {{ l|selectattr('r', 'equalto', 'u')|list|length }} {{ l|map('length')|list }}",
+        "{\"l\": [{\"r\": \"u\"}, {\"r\": \"a\"}]}", "ua 1 [1, 1]");
+    expect(
+        "{{ '42.7'|int }} {{ 'x'|int(5) }} {{ 2.5|round }} {{ nix|default('d') }} {{ ''|d('e', true) }}",
+        "{}", "42 5 2.0 d e");
+    expect(
+        "{{ ' a '|trim }}|{{ 'a-b c'|title }}|{{ 'ab'|replace('b', 'c') }}|{{ 'x\ny'|indent(2) }}",
+        "{}", "a|A-B C|ac|x\n  y");
+    expect(
+        "{{ 'a b  c'.split() }} {{ ' a b '.split(none, 1) }} {{ 'a,b'.split(',', 1) }} {{ 'xxax'.strip('x') }} {{ {'a': 1}.get('b', 2) }}",
+        "{}", "['a', 'b', 'c'] ['a', 'b '] ['a', 'b'] a 2");
+    expect("{{ {'b': 1, 'a': 2}|dictsort }} {{ [1, 1, 2]|unique|list }} {{ [1, 2]|reverse|list }}",
+           "{}", "[('a', 2), ('b', 1)] [1, 2] [2, 1]");
+    expect(
+        "{{ 3 is odd }} {{ 6 is divisibleby 3 }} {{ u is iterable }} {{ {} is sequence }} {{ 1 is not string }}",
+        "{}", "True True True True True");
     expect_error("{{ x|nosuch }}", "{}", "'nosuch'");
     expect_error("{{ x is nosuch }}", "{}", "'nosuch'");
     expect_error("a\n{% include 'x' %}", "{}", "line 2");
@@ -200,11 +223,13 @@ Test(chat_template, filters_and_tests_give_what_jinja_gives)
 }
 
 /* Rendered with each byte of the request shown as '^' and each of the template as '.'. */
-static void expect_taint(const char *source, const char *variables, const char *want_text, const char *want)
+static void expect_taint(const char *source, const char *variables, const char *want_text,
+                         const char *want)
 {
     struct buf taint = {0};
     char *got = render(source, variables, &taint);
-    for (size_t i = 0; i < taint.len; i++) taint.data[i] = taint.data[i] ? '^' : '.';
+    for (size_t i = 0; i < taint.len; i++)
+        taint.data[i] = taint.data[i] ? '^' : '.';
     cr_expect_str_eq(got, want_text);
     cr_expect_str_eq(taint.data, want, "%s -> %s %s", source, got, taint.data);
     mem_free(got);
@@ -219,24 +244,30 @@ Test(chat_template, request_text_stays_marked_through_every_operation)
     expect_taint("{{ u.replace('b', 'XY')|trim }}", v, "<s>XY", "^^^..");
     expect_taint("{{ ('a' ~ u.strip()).split('<')|join('-') }}", v, "a-s>b", "..^^^");
     expect_taint("{{ ('a' ~ u.strip())|upper }}{{ d }}", v, "A<S>B{'k': 'v'}", ".^^^^^^^^^^^^^^");
-    expect_taint("{{ d|tojson }}{{ 'x'|tojson }}{{ d|length }}", v, "{\"k\": \"v\"}\"x\"1", "^^^^^^^^^^....");
-    expect_taint("{% macro m(x) %}[{{ x }}]{% endmacro %}{% set y = m(u|trim) %}{{ y[::-1] }}", v, "]b>s<[", ".^^^^.");
+    expect_taint("{{ d|tojson }}{{ 'x'|tojson }}{{ d|length }}", v, "{\"k\": \"v\"}\"x\"1",
+                 "^^^^^^^^^^....");
+    expect_taint("{% macro m(x) %}[{{ x }}]{% endmacro %}{% set y = m(u|trim) %}{{ y[::-1] }}", v,
+                 "]b>s<[", ".^^^^.");
     expect_taint("{% for k in d %}{{ k * 2 }}.{% endfor %}", v, "kk.", "^^.");
 }
 
 Test(chat_template, work_output_depth_and_memory_are_bounded)
 {
-    expect_error("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "{}", "steps");
+    expect_error("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+                 "{}", "steps");
     expect_error("{{ range(10**9)|list }}", "{}", "Range too big");
-    expect_error("{% set n = namespace(s='xxxxxxxx') %}{% for a in range(64) %}{% set n.s = n.s + n.s %}{% endfor %}", "{}",
-                 "longer than");
+    expect_error(
+        "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(64) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{}", "longer than");
     expect_error("{{ 'x' * 9223372036854775807 }}", "{}", "chat template");
     expect_error("{% for a in range(2000) %}{{ 'x' * 1000 }}{% endfor %}", "{}", "1048576");
     expect_error("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{}", "deeper");
-    expect_error("{% set n = namespace(l=[]) %}{% for a in range(3000) %}{% set n.l = [n.l] %}{% endfor %}{{ n.l }}", "{}",
-                 "deeper");
-    expect_error("{% set n = namespace(l=[1]) %}{% for a in range(70) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l|tojson }}",
-                 "{}", "chat template");
+    expect_error(
+        "{% set n = namespace(l=[]) %}{% for a in range(3000) %}{% set n.l = [n.l] %}{% endfor %}{{ n.l }}",
+        "{}", "deeper");
+    expect_error(
+        "{% set n = namespace(l=[1]) %}{% for a in range(70) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l|tojson }}",
+        "{}", "chat template");
     expect_error("{% set n = namespace() %}{% set n.a = n %}{{ n }}", "{}", "deeper");
     char deep[4000];
     for (size_t k = 0; k < 4; k++) {
@@ -254,15 +285,18 @@ Test(chat_template, a_damaged_template_is_refused_or_rendered_but_never_harms)
     uint32_t seed = 7;
     size_t i, renders = 0;
     json_t *one;
-    json_array_foreach (all, i, one) {
+    json_array_foreach(all, i, one)
+    {
         const char *name = json_string_value(json_object_get(one, "name"));
         bool chosen = false;
-        for (size_t k = 0; k < 4; k++) chosen |= strcmp(names[k], name) == 0;
+        for (size_t k = 0; k < 4; k++)
+            chosen |= strcmp(names[k], name) == 0;
         if (!chosen) continue;
         const char *source = json_string_value(json_object_get(one, "template"));
         size_t n = strlen(source);
-        struct chat_template_input in = input_of(one, json_array_get(json_object_get(one, "cases"), 3));
-        for (size_t cut = 0; cut < n; cut += n > 8000 ? 7 : 3) {
+        struct chat_template_input in =
+            input_of(one, json_array_get(json_object_get(one, "cases"), 3));
+        for (size_t cut = 0; cut<n; cut += n> 8000 ? 7 : 3) {
             struct chat_template *t = parse_one(one, cut);
             chat_template_close(t);
         }
@@ -283,7 +317,8 @@ Test(chat_template, a_damaged_template_is_refused_or_rendered_but_never_harms)
                 chat_template_close(t);
                 renders++;
             }
-            for (size_t k = 0; k < 3; k++) copy[at[k]] = source[at[k]];
+            for (size_t k = 0; k < 3; k++)
+                copy[at[k]] = source[at[k]];
         }
         mem_free(copy);
     }
@@ -302,7 +337,8 @@ Test(chat_template, every_failed_allocation_is_an_answer)
     json_t *v = NULL, *messages = json_array();
     const char *text = "{\"u\": {\"ab\": [1, {\"c\": \"d\"}], \"bc\": \"x\"}}";
     cr_assert_eq(json_parse(text, strlen(text), 64, &v, &why), ERR_OK, "%s", why.text);
-    struct chat_template_input in = {.messages = messages, .variables = v, .now = clock_of("2026-03-04T05:06:07")};
+    struct chat_template_input in = {
+        .messages = messages, .variables = v, .now = clock_of("2026-03-04T05:06:07")};
     bool done = false;
     for (uint64_t n = 1; !done && n < 1000; n++) {
         struct chat_template *t = NULL;
@@ -311,7 +347,8 @@ Test(chat_template, every_failed_allocation_is_an_answer)
         enum err_code rc = chat_template_parse(source, sizeof source - 1, &t, &why);
         if (rc == ERR_OK) rc = chat_template_render(t, &in, &out, &taint, &why);
         mem_fail_at(0);
-        cr_assert(rc == ERR_OK || rc == ERR_EXHAUSTED, "allocation %llu: %s", (unsigned long long)n, why.text);
+        cr_assert(rc == ERR_OK || rc == ERR_EXHAUSTED, "allocation %llu: %s", (unsigned long long)n,
+                  why.text);
         if (rc != ERR_OK) cr_expect_eq(out.len, 0);
         done = rc == ERR_OK && n > 5;
         chat_template_close(t);
@@ -340,10 +377,11 @@ Test(chat_template, a_model_folder_gives_template_and_trusted_tokens)
     struct chat_template *t;
     struct err why;
     cr_expect_eq(chat_template_open(dir, &t, &why), ERR_NOT_FOUND);
-    put_file(dir, "tokenizer_config.json",
-             "{\"bos_token\": {\"content\": \"<s>\"}, \"eos_token\": \"</s>\", \"chat_template\": "
-             "[{\"name\": \"tool_use\", \"template\": \"no\"}, {\"name\": \"default\", \"template\": "
-             "\"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}\"}]}");
+    put_file(
+        dir, "tokenizer_config.json",
+        "{\"bos_token\": {\"content\": \"<s>\"}, \"eos_token\": \"</s>\", \"chat_template\": "
+        "[{\"name\": \"tool_use\", \"template\": \"no\"}, {\"name\": \"default\", \"template\": "
+        "\"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ pad_token }}\"}]}");
     json_t *messages = json_pack("[{s:s}]", "content", "hi");
     struct chat_template_input in = {.messages = messages, .now = {.tm_mday = 1}};
     const char *want[] = {"<s>hi</s>", "J</s>"}, *flags[] = {"\0\0\0\1\1\0\0\0\0", "\0\0\0\0\0"};

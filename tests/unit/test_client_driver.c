@@ -63,13 +63,19 @@ static void sink(void *ctx, const struct generation_event *ev)
     }
     h->ends++;
     h->end = ev->kind;
-    if (ev->kind == GENERATION_FAILED) snprintf(h->error, sizeof h->error, "%.100s", ev->error->text);
+    if (ev->kind == GENERATION_FAILED)
+        snprintf(h->error, sizeof h->error, "%.100s", ev->error->text);
 }
 
 static enum err_code begin(struct heard *h, uint64_t *handle)
 {
     static const int32_t prompt[] = {1, 2, 3};
-    struct generation_spec spec = {.prompt = prompt, .n_prompt = 3, .max_tokens = 5, .logprobs = true, .top_logprobs = 4, .deadline_ms = 9};
+    struct generation_spec spec = {.prompt = prompt,
+                                   .n_prompt = 3,
+                                   .max_tokens = 5,
+                                   .logprobs = true,
+                                   .top_logprobs = 4,
+                                   .deadline_ms = 9};
     struct err why;
     return service.start(service.self, &spec, sink, h, handle, &why);
 }
@@ -102,12 +108,14 @@ static struct orders orders(void)
 
 static void token(uint64_t sequence, int32_t id)
 {
-    client_driver_post(driver, sequence, &(struct generation_event){.kind = GENERATION_TOKEN, .token = id}, NULL);
+    client_driver_post(driver, sequence,
+                       &(struct generation_event){.kind = GENERATION_TOKEN, .token = id}, NULL);
 }
 
 static void finished(uint64_t sequence)
 {
-    client_driver_post(driver, sequence, &(struct generation_event){.kind = GENERATION_FINISHED}, NULL);
+    client_driver_post(driver, sequence, &(struct generation_event){.kind = GENERATION_FINISHED},
+                       NULL);
 }
 
 Test(client_driver, tokens_reach_their_sink_in_order_and_the_last_ends_it)
@@ -196,7 +204,8 @@ Test(client_driver, the_table_has_an_end)
     static struct heard h[CLIENT_MAX_SEQUENCES];
     static uint64_t handles[CLIENT_MAX_SEQUENCES];
     uint64_t one_more;
-    for (unsigned i = 0; i < CLIENT_MAX_SEQUENCES; i++) cr_assert_eq(begin(&h[i], &handles[i]), ERR_OK);
+    for (unsigned i = 0; i < CLIENT_MAX_SEQUENCES; i++)
+        cr_assert_eq(begin(&h[i], &handles[i]), ERR_OK);
     cr_expect_eq(begin(&h[0], &one_more), ERR_EXHAUSTED);
     service.cancel(service.self, handles[500]);
     cr_expect_eq(begin(&h[500], &one_more), ERR_OK);

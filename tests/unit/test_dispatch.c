@@ -10,22 +10,32 @@
 #include "coordinator/cluster/dispatch.h"
 #include "coordinator/cluster/latency.h"
 
-#define TOP_K 2
+#define TOP_K       2
 #define SLOT_DECODE 0
-#define SLOT_BULK 1
+#define SLOT_BULK   1
 
 static const bool no_skip[1024];
 
-static struct dispatch *open_dispatch(uint32_t n_nodes, uint32_t replicas, uint32_t n_experts, uint32_t piece_bytes)
+static struct dispatch *open_dispatch(uint32_t n_nodes, uint32_t replicas, uint32_t n_experts,
+                                      uint32_t piece_bytes)
 {
     struct placement *p;
     struct dispatch *d;
     struct err why;
-    cr_assert_eq(placement_spread(4, n_experts, n_nodes, replicas, 0, &p, &why), ERR_OK, "%s", why.text);
-    struct dispatch_cfg cfg = {.n_nodes = n_nodes, .row_bytes = 100, .result_bytes = 50, .piece_bytes = piece_bytes,
-                               .bulk_outstanding = 2, .min_silence_us = 250000};
-    struct dispatch_shape shape = {.n_layers = 4, .n_experts = n_experts, .top_k = TOP_K, .decode_slots = 1,
-                                   .n_slots = 2, .max_rows = 64};
+    cr_assert_eq(placement_spread(4, n_experts, n_nodes, replicas, 0, &p, &why), ERR_OK, "%s",
+                 why.text);
+    struct dispatch_cfg cfg = {.n_nodes = n_nodes,
+                               .row_bytes = 100,
+                               .result_bytes = 50,
+                               .piece_bytes = piece_bytes,
+                               .bulk_outstanding = 2,
+                               .min_silence_us = 250000};
+    struct dispatch_shape shape = {.n_layers = 4,
+                                   .n_experts = n_experts,
+                                   .top_k = TOP_K,
+                                   .decode_slots = 1,
+                                   .n_slots = 2,
+                                   .max_rows = 64};
     cr_assert_eq(dispatch_open(&cfg, &shape, p, &d, &why), ERR_OK, "%s", why.text);
     placement_release(p);
     for (uint32_t n = 0; n < n_nodes; n++) {
@@ -76,7 +86,8 @@ Test(dispatch, one_step_per_node_with_experts_and_rows_ascending)
     cr_expect_null(dispatch_find(d, first));
     struct dispatch_node_stats st;
     dispatch_node_stats(d, 0, &st);
-    cr_expect(st.steps == 1 && st.rows == 5 && st.in_flight == 0 && st.p50_us == 1000 && st.p99_us == 1000);
+    cr_expect(st.steps == 1 && st.rows == 5 && st.in_flight == 0 && st.p50_us == 1000 &&
+              st.p99_us == 1000);
     cr_expect(st.bytes_out == 300 && st.bytes_in == 250);
     dispatch_close(d);
 }
@@ -90,7 +101,8 @@ Test(dispatch, rows_of_an_expert_stay_together_and_replicas_share_the_experts)
     cr_assert_eq(take_sends(d, s, 4), 2);
     for (int i = 0; i < 2; i++) {
         cr_expect_eq(s[i]->n_entries, 4, "both nodes hold everything: each takes half");
-        for (uint32_t e = 0; e < s[i]->n_experts; e++) cr_expect_eq(s[i]->expert_rows[e], 2);
+        for (uint32_t e = 0; e < s[i]->n_experts; e++)
+            cr_expect_eq(s[i]->expert_rows[e], 2);
     }
     dispatch_close(d);
 }
@@ -125,7 +137,8 @@ Test(dispatch, bulk_is_cut_into_pieces_and_two_of_a_node_are_under_way)
         flying[0] = flying[1];
         n_flying--;
     }
-    for (uint32_t i = 0; i < 128; i++) cr_expect(seen[i]);
+    for (uint32_t i = 0; i < 128; i++)
+        cr_expect(seen[i]);
     cr_expect_geq(next_piece, 13);
     dispatch_close(d);
 }
@@ -134,7 +147,8 @@ Test(dispatch, a_piece_ends_before_an_expert_that_does_not_fit)
 {
     struct dispatch *d = open_dispatch(1, 1, 4, 1600); /* 16 rows, 32 results */
     uint16_t routing[24 * TOP_K];
-    for (uint32_t r = 0; r < 24; r++) { /* every expert has 12 rows: two in one piece would have to be cut */
+    for (uint32_t r = 0; r < 24;
+         r++) { /* every expert has 12 rows: two in one piece would have to be cut */
         routing[2 * r] = r / 12;
         routing[2 * r + 1] = 2 + r / 12;
     }
@@ -151,7 +165,8 @@ Test(dispatch, a_piece_ends_before_an_expert_that_does_not_fit)
             ids[i] = s[i]->id;
         }
         n_pieces += n;
-        for (uint32_t i = 0; i < n; i++) dispatch_reply(d, 0, ids[i]);
+        for (uint32_t i = 0; i < n; i++)
+            dispatch_reply(d, 0, ids[i]);
     }
     cr_expect_eq(n_pieces, 4);
     dispatch_close(d);
@@ -200,7 +215,8 @@ Test(dispatch, what_is_queued_behind_a_lost_lane_moves_too)
 {
     struct dispatch *d = open_dispatch(2, 2, 2, 50); /* one result per piece */
     uint16_t routing[20];
-    for (uint32_t i = 0; i < 20; i++) routing[i] = i % 2;
+    for (uint32_t i = 0; i < 20; i++)
+        routing[i] = i % 2;
     const struct dispatch_step *s[8];
     dispatch_start(d, 0, SLOT_BULK, 0, routing, no_skip, 10);
     cr_assert_eq(take_sends(d, s, 8), 4);
@@ -224,7 +240,8 @@ Test(dispatch, what_is_queued_behind_a_silent_step_moves_too)
 {
     struct dispatch *d = open_dispatch(2, 2, 2, 50);
     uint16_t routing[20];
-    for (uint32_t i = 0; i < 20; i++) routing[i] = i % 2;
+    for (uint32_t i = 0; i < 20; i++)
+        routing[i] = i % 2;
     const struct dispatch_step *s[8];
     uint64_t now = 0, answering[64], n_answering = 0, answered = 0;
     dispatch_start(d, 0, SLOT_BULK, 0, routing, no_skip, 10);
@@ -381,16 +398,26 @@ Test(dispatch, a_large_chunk_is_dispatched_in_well_under_a_millisecond)
     static uint16_t routing[ROWS * K];
     static bool skip[ROWS];
     for (uint32_t r = 0; r < ROWS; r++)
-        for (uint32_t k = 0; k < K; k++) routing[r * K + k] = (uint16_t)(k * 8 + rng_uniform(1, r * K + k, 0) * 8);
+        for (uint32_t k = 0; k < K; k++)
+            routing[r * K + k] = (uint16_t)(k * 8 + rng_uniform(1, r * K + k, 0) * 8);
     struct placement *p;
     struct dispatch *d;
-    struct dispatch_cfg cfg = {.n_nodes = N, .row_bytes = 2304, .result_bytes = 4096, .piece_bytes = 256u << 10,
-                               .bulk_outstanding = 2, .min_silence_us = 250000};
-    struct dispatch_shape shape = {.n_layers = 1, .n_experts = E, .top_k = K, .decode_slots = 1, .n_slots = 2,
+    struct dispatch_cfg cfg = {.n_nodes = N,
+                               .row_bytes = 2304,
+                               .result_bytes = 4096,
+                               .piece_bytes = 256u << 10,
+                               .bulk_outstanding = 2,
+                               .min_silence_us = 250000};
+    struct dispatch_shape shape = {.n_layers = 1,
+                                   .n_experts = E,
+                                   .top_k = K,
+                                   .decode_slots = 1,
+                                   .n_slots = 2,
                                    .max_rows = ROWS};
     cr_assert_eq(placement_spread(1, E, N, 2, 0, &p, NULL), ERR_OK);
     cr_assert_eq(dispatch_open(&cfg, &shape, p, &d, NULL), ERR_OK);
-    for (uint32_t n = 0; n < N; n++) dispatch_node_up(d, 0, n, DISPATCH_BULK);
+    for (uint32_t n = 0; n < N; n++)
+        dispatch_node_up(d, 0, n, DISPATCH_BULK);
     uint64_t best = UINT64_MAX;
     for (int i = 0; i < ROUNDS; i++) {
         uint64_t t0 = clock_now_us();
@@ -410,8 +437,10 @@ Test(latency, percentiles_are_nearest_rank_over_the_last_256)
 {
     struct latency l = {0};
     cr_expect_eq(latency_percentile(&l, 500), 0);
-    for (uint64_t i = 0; i < 1000; i++) latency_add(&l, 5000000);
-    for (uint64_t i = 1; i <= 256; i++) latency_add(&l, 257 - i);
+    for (uint64_t i = 0; i < 1000; i++)
+        latency_add(&l, 5000000);
+    for (uint64_t i = 1; i <= 256; i++)
+        latency_add(&l, 257 - i);
     cr_expect_eq(latency_percentile(&l, 500), 128);
     cr_expect_eq(latency_percentile(&l, 990), 254);
     cr_expect_eq(latency_percentile(&l, 1000), 256);

@@ -8,18 +8,32 @@
 #include "common/base/mem.h"
 #include "tests/sim/rig.h"
 
-#define SLOT_DECODE 0
+#define SLOT_DECODE  0
 #define SLOT_PREFILL 1
-#define NEVER UINT64_MAX
+#define NEVER        UINT64_MAX
 
 static const bool moe[4] = {true, true, true, true};
 
 static struct engine_cfg small_cfg(void)
 {
     return (struct engine_cfg){
-        .n_layers = 2, .n_experts = 6, .top_k = 2, .is_moe = moe, .ctx = 256, .n_kv_blocks = 16, .chunk = 16,
-        .max_decode_rows = 4, .decode_slots = 1, .prefill_slots = 1, .max_running = 8, .max_waiting = 4,
-        .dispatch = {.n_nodes = 2, .row_bytes = 8, .result_bytes = 8, .piece_bytes = 4096, .bulk_outstanding = 2,
+        .n_layers = 2,
+        .n_experts = 6,
+        .top_k = 2,
+        .is_moe = moe,
+        .ctx = 256,
+        .n_kv_blocks = 16,
+        .chunk = 16,
+        .max_decode_rows = 4,
+        .decode_slots = 1,
+        .prefill_slots = 1,
+        .max_running = 8,
+        .max_waiting = 4,
+        .dispatch = {.n_nodes = 2,
+                     .row_bytes = 8,
+                     .result_bytes = 8,
+                     .piece_bytes = 4096,
+                     .bulk_outstanding = 2,
                      .min_silence_us = 250000},
     };
 }
@@ -29,7 +43,9 @@ static void open_rig(struct rig *r, struct engine_cfg cfg, uint32_t replicas)
     struct placement *p;
     memset(r, 0, sizeof *r);
     r->eos = -1;
-    cr_assert_eq(placement_spread(cfg.n_layers, cfg.n_experts, cfg.dispatch.n_nodes, replicas, 0, &p, NULL), ERR_OK);
+    cr_assert_eq(
+        placement_spread(cfg.n_layers, cfg.n_experts, cfg.dispatch.n_nodes, replicas, 0, &p, NULL),
+        ERR_OK);
     rig_open(r, &cfg, p, 42);
     placement_release(p);
     cr_assert_eq(r->wrong[0], 0, "%s", r->wrong);
@@ -57,8 +73,8 @@ static void close_idle_rig(struct rig *r)
 {
     struct engine_stats st = stats_of(r);
     cr_expect(st.kv_blocks_used == 0 && st.passes == 0 && st.running == 0 && st.waiting == 0,
-              "left: %u blocks, %u passes, %u running, %u waiting", st.kv_blocks_used, st.passes, st.running,
-              st.waiting);
+              "left: %u blocks, %u passes, %u running, %u waiting", st.kv_blocks_used, st.passes,
+              st.running, st.waiting);
     close_rig(r);
 }
 
@@ -104,7 +120,8 @@ Test(engine, two_passes_advance_with_replies_out_of_order)
     bool both = false;
     while (r.wrong[0] == 0) { /* the youngest answer first, jobs only when nothing is on the wire */
         uint32_t decode = 0, prefill = 0;
-        for (uint32_t i = 0; i < r.n_wire; i++) *(r.wire[i]->slot == SLOT_DECODE ? &decode : &prefill) += 1;
+        for (uint32_t i = 0; i < r.n_wire; i++)
+            *(r.wire[i]->slot == SLOT_DECODE ? &decode : &prefill) += 1;
         both |= decode > 0 && prefill > 0;
         if (r.n_wire > 0)
             rig_answer(&r, r.wire[r.n_wire - 1]);
@@ -127,7 +144,8 @@ Test(engine, decoding_does_not_wait_for_a_prompt)
     struct rig_client *a = rig_submit(&r, 1, 5, 8, false, NEVER, NULL);
     run_until_decode_is_sent(&r);
     rig_submit(&r, 2, 100, 1, false, NEVER, NULL);
-    while (a->state == CLIENT_WAITING && r.wrong[0] == 0) { /* the prompt's job never gets its turn */
+    while (a->state == CLIENT_WAITING &&
+           r.wrong[0] == 0) { /* the prompt's job never gets its turn */
         if (r.has_job[SLOT_DECODE])
             rig_compute(&r, SLOT_DECODE);
         else
@@ -147,12 +165,15 @@ Test(engine, several_prompts_share_a_prefill_pass)
     rig_submit(&r, 1, 6, 1, false, NEVER, NULL);
     rig_submit(&r, 2, 6, 1, false, NEVER, NULL);
     rig_submit(&r, 3, 30, 1, false, NEVER, NULL);
-    while (rig_find(&r, 9) != NULL) cr_assert_eq(rig_run(&r, 1), 1);
+    while (rig_find(&r, 9) != NULL)
+        cr_assert_eq(rig_run(&r, 1), 1);
     uint32_t n;
     const struct engine_row *rows = engine_rows(r.engine, SLOT_PREFILL, &n);
     cr_assert_eq(n, 16);
-    cr_expect(rows[0].sequence == 1 && rows[5].sequence == 1 && rows[6].sequence == 2 && rows[12].sequence == 3);
-    cr_expect(rows[5].samples && rows[5].wants_logits && !rows[4].wants_logits && !rows[15].wants_logits);
+    cr_expect(rows[0].sequence == 1 && rows[5].sequence == 1 && rows[6].sequence == 2 &&
+              rows[12].sequence == 3);
+    cr_expect(rows[5].samples && rows[5].wants_logits && !rows[4].wants_logits &&
+              !rows[15].wants_logits);
     cr_expect_eq(rows[15].position, 3);
     run_to_the_end(&r);
     close_idle_rig(&r);
@@ -165,9 +186,12 @@ Test(engine, decode_rows_are_taken_in_turn_when_not_all_fit)
     cfg.max_decode_rows = 2;
     open_rig(&r, cfg, 1);
     struct rig_client *c[4];
-    for (uint64_t i = 0; i < 4; i++) c[i] = rig_submit(&r, i + 1, 4, 30, false, NEVER, NULL);
-    for (int i = 0; i < 100000 && c[0]->n_told < 25; i++) cr_assert_eq(rig_run(&r, 1), 1);
-    for (int i = 1; i < 4; i++) cr_expect_geq(c[i]->n_told, 20, "client %d got %u tokens", i, c[i]->n_told);
+    for (uint64_t i = 0; i < 4; i++)
+        c[i] = rig_submit(&r, i + 1, 4, 30, false, NEVER, NULL);
+    for (int i = 0; i < 100000 && c[0]->n_told < 25; i++)
+        cr_assert_eq(rig_run(&r, 1), 1);
+    for (int i = 1; i < 4; i++)
+        cr_expect_geq(c[i]->n_told, 20, "client %d got %u tokens", i, c[i]->n_told);
     run_to_the_end(&r);
     close_idle_rig(&r);
 }
@@ -180,7 +204,8 @@ Test(engine, eos_ends_a_request_unless_it_is_ignored)
     struct rig_client *c = rig_submit(&r, 1, 9, 20, false, NEVER, NULL);
     int32_t eos = c->truth[4];
     uint32_t at = 0;
-    while (c->truth[at] != eos) at++;
+    while (c->truth[at] != eos)
+        at++;
     run_to_the_end(&r);
     rig_close(&r);
 
@@ -230,7 +255,8 @@ Test(engine, dense_layers_are_one_job_and_a_dense_model_one_job_per_pass)
               r.job[SLOT_PREFILL].last_layer == 2 && r.job[SLOT_PREFILL].combine_layer == -1 &&
               !r.job[SLOT_PREFILL].head);
     rig_compute(&r, SLOT_PREFILL);
-    while (r.n_wire > 0) rig_answer(&r, r.wire[0]);
+    while (r.n_wire > 0)
+        rig_answer(&r, r.wire[0]);
     cr_expect(!r.job[SLOT_PREFILL].begin && r.job[SLOT_PREFILL].first_layer == 3 &&
               r.job[SLOT_PREFILL].last_layer == 3 && r.job[SLOT_PREFILL].combine_layer == 2 &&
               r.job[SLOT_PREFILL].head);
@@ -243,7 +269,8 @@ Test(engine, dense_layers_are_one_job_and_a_dense_model_one_job_per_pass)
     cfg.n_experts = cfg.top_k = 0;
     open_rig(&r, cfg, 1);
     c = rig_submit(&r, 1, 6, 4, false, NEVER, NULL);
-    cr_expect(r.job[SLOT_PREFILL].first_layer == 0 && r.job[SLOT_PREFILL].last_layer == 3 && r.job[SLOT_PREFILL].head);
+    cr_expect(r.job[SLOT_PREFILL].first_layer == 0 && r.job[SLOT_PREFILL].last_layer == 3 &&
+              r.job[SLOT_PREFILL].head);
     cr_expect_eq(rig_run(&r, 100), 4, "one job per token: the first comes with the prompt");
     cr_expect_eq(c->n_told, 4);
     close_idle_rig(&r);
@@ -255,10 +282,13 @@ Test(engine, every_row_has_its_experts_in_the_last_layer_too)
     open_rig(&r, small_cfg(), 1);
     rig_submit(&r, 1, 17, 1, false, NEVER, NULL);
     rig_compute(&r, SLOT_PREFILL); /* layer 0 of rows 0..15 */
-    while (r.n_wire > 0) rig_answer(&r, r.wire[0]);
-    rig_compute(&r, SLOT_PREFILL); /* layer 1: nobody reads these rows, but rows served must add up */
+    while (r.n_wire > 0)
+        rig_answer(&r, r.wire[0]);
+    rig_compute(&r,
+                SLOT_PREFILL); /* layer 1: nobody reads these rows, but rows served must add up */
     cr_expect_gt(r.n_wire, 0);
-    while (r.n_wire > 0) rig_answer(&r, r.wire[0]);
+    while (r.n_wire > 0)
+        rig_answer(&r, r.wire[0]);
     cr_expect(r.has_job[SLOT_PREFILL] && r.job[SLOT_PREFILL].begin, "the next chunk");
     run_to_the_end(&r);
     close_idle_rig(&r);
@@ -306,8 +336,10 @@ Test(engine, cancel_while_replies_are_due_drops_the_pass)
     rig_cancel(&r, 1);
     cr_expect_eq(stats_of(&r).passes, 0);
     cr_expect_eq(stats_of(&r).kv_blocks_used, 0);
-    for (uint32_t i = 0; i < r.n_wire; i++) cr_expect_null(engine_find_step(r.engine, r.wire[i]->step));
-    while (r.n_wire > 0) rig_answer(&r, r.wire[0]); /* late: nobody minds */
+    for (uint32_t i = 0; i < r.n_wire; i++)
+        cr_expect_null(engine_find_step(r.engine, r.wire[i]->step));
+    while (r.n_wire > 0)
+        rig_answer(&r, r.wire[0]); /* late: nobody minds */
     close_idle_rig(&r);
 }
 
@@ -322,9 +354,11 @@ Test(engine, cancel_one_of_two_leaves_the_other_its_tokens)
         cr_assert_eq(rig_run(&r, 1), 1);
         engine_rows(r.engine, SLOT_DECODE, &n);
     }
-    while (r.n_wire == 0) cr_assert_eq(rig_run(&r, 1), 1);
+    while (r.n_wire == 0)
+        cr_assert_eq(rig_run(&r, 1), 1);
     rig_cancel(&r, 1);
-    rig_submit(&r, 3, 30, 3, false, NEVER, NULL); /* must not get the blocks of 1 while the pass writes to them */
+    rig_submit(&r, 3, 30, 3, false, NEVER,
+               NULL); /* must not get the blocks of 1 while the pass writes to them */
     run_to_the_end(&r);
     cr_expect(a->state == CLIENT_CANCELLED && b->state == CLIENT_DONE && b->n_told == 12);
     close_idle_rig(&r);
@@ -369,12 +403,14 @@ Test(engine, without_a_replica_a_pass_waits_and_goes_on_when_the_node_is_back)
     open_rig(&r, small_cfg(), 1);
     struct rig_client *c = rig_submit(&r, 1, 40, 8, false, NEVER, NULL);
     run_until_decode_is_sent(&r);
-    for (uint32_t n = 0; n < 2; n++) rig_node(&r, n, DISPATCH_DECODE, false);
+    for (uint32_t n = 0; n < 2; n++)
+        rig_node(&r, n, DISPATCH_DECODE, false);
     cr_expect_eq(rig_run(&r, 100), 0);
     cr_expect_eq(stats_of(&r).passes_waiting_for_experts, 1);
     rig_tick(&r, r.now_us + 5000000);
     cr_expect_eq(rig_run(&r, 100), 0);
-    for (uint32_t n = 0; n < 2; n++) rig_node(&r, n, DISPATCH_DECODE, true);
+    for (uint32_t n = 0; n < 2; n++)
+        rig_node(&r, n, DISPATCH_DECODE, true);
     cr_expect_eq(stats_of(&r).passes_waiting_for_experts, 0);
     run_to_the_end(&r);
     cr_expect_eq(c->n_told, 8);
@@ -387,7 +423,8 @@ Test(engine, at_the_deadline_missing_experts_are_one_retriable_error)
     open_rig(&r, small_cfg(), 1);
     struct rig_client *c = rig_submit(&r, 1, 40, 8, false, 3000000, NULL);
     run_until_decode_is_sent(&r);
-    for (uint32_t n = 0; n < 2; n++) rig_node(&r, n, DISPATCH_DECODE, false);
+    for (uint32_t n = 0; n < 2; n++)
+        rig_node(&r, n, DISPATCH_DECODE, false);
     cr_expect_eq(engine_next_timer_us(r.engine) <= 3000000, true);
     rig_tick(&r, 2999999);
     cr_expect_eq(c->state, CLIENT_WAITING);
@@ -471,7 +508,8 @@ Test(engine, a_full_queue_and_a_bad_request_are_refused_with_numbers)
     struct engine_cfg cfg = small_cfg();
     cfg.max_running = 1;
     open_rig(&r, cfg, 1);
-    for (uint64_t i = 1; i <= 5; i++) cr_assert_not_null(rig_submit(&r, i, 5, 2, false, NEVER, NULL));
+    for (uint64_t i = 1; i <= 5; i++)
+        cr_assert_not_null(rig_submit(&r, i, 5, 2, false, NEVER, NULL));
     cr_expect_null(rig_submit(&r, 6, 5, 2, false, NEVER, &why));
     cr_expect_eq(why.code, ERR_EXHAUSTED);
     cr_expect(strstr(why.text, "4"), "%s", why.text);

@@ -10,13 +10,27 @@
 
 static const bool moe[2] = {true, true};
 
-static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode_slots, uint32_t prefill_slots)
+static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode_slots,
+                            uint32_t prefill_slots)
 {
     struct engine_cfg cfg = {
-        .n_layers = 2, .n_experts = 4, .top_k = 2, .is_moe = moe, .ctx = 256, .n_kv_blocks = n_kv_blocks,
-        .chunk = 64, .max_decode_rows = 8, .decode_slots = decode_slots, .prefill_slots = prefill_slots,
-        .max_running = 8, .max_waiting = 8,
-        .dispatch = {.n_nodes = 1, .row_bytes = 8, .result_bytes = 8, .piece_bytes = 4096, .bulk_outstanding = 2,
+        .n_layers = 2,
+        .n_experts = 4,
+        .top_k = 2,
+        .is_moe = moe,
+        .ctx = 256,
+        .n_kv_blocks = n_kv_blocks,
+        .chunk = 64,
+        .max_decode_rows = 8,
+        .decode_slots = decode_slots,
+        .prefill_slots = prefill_slots,
+        .max_running = 8,
+        .max_waiting = 8,
+        .dispatch = {.n_nodes = 1,
+                     .row_bytes = 8,
+                     .result_bytes = 8,
+                     .piece_bytes = 4096,
+                     .bulk_outstanding = 2,
                      .min_silence_us = 250000},
     };
     struct placement *p;
@@ -46,11 +60,13 @@ Test(engine_preemption, the_tokens_are_the_same_and_the_oldest_ends_first)
     struct rig r;
     open_tight(&r, 4);
     struct rig_client *c[4];
-    for (uint64_t i = 0; i < 4; i++) c[i] = rig_submit(&r, i + 1, 60, 150, i % 2 == 1, NEVER, NULL);
+    for (uint64_t i = 0; i < 4; i++)
+        c[i] = rig_submit(&r, i + 1, 60, 150, i % 2 == 1, NEVER, NULL);
     cr_expect_lt(rig_run(&r, 100000), 100000);
     cr_expect_eq(r.wrong[0], 0, "%s", r.wrong);
     for (int i = 0; i < 4; i++) {
-        cr_expect(c[i]->state == CLIENT_DONE && c[i]->n_told == 150, "client %d: %u tokens", i, c[i]->n_told);
+        cr_expect(c[i]->state == CLIENT_DONE && c[i]->n_told == 150, "client %d: %u tokens", i,
+                  c[i]->n_told);
         if (i > 0) cr_expect_leq(c[i - 1]->ended_us, c[i]->ended_us);
     }
     cr_expect_gt(stats_of(&r).preemptions, 2);
@@ -76,7 +92,8 @@ Test(engine_preemption, a_stopped_reader_gives_way_even_when_it_is_older)
     struct rig r;
     open_tight(&r, 4);
     struct rig_client *a = rig_submit(&r, 1, 120, 60, false, NEVER, NULL);
-    while (a->n_told < 3) cr_assert_eq(rig_run(&r, 1), 1);
+    while (a->n_told < 3)
+        cr_assert_eq(rig_run(&r, 1), 1);
     rig_pause(&r, 1, true);
     struct rig_client *b = rig_submit(&r, 2, 100, 150, false, NEVER, NULL);
     cr_expect_lt(rig_run(&r, 100000), 100000);
@@ -125,7 +142,8 @@ Test(engine_preemption, an_older_prompt_is_not_starved_by_a_younger_that_decodes
 {
     struct rig r;
     open_tight_with(&r, 4, 1, 2);
-    struct rig_client *old = rig_submit(&r, 1, 250, 2, false, NEVER, NULL); /* its first chunk is in slot 1 */
+    struct rig_client *old =
+        rig_submit(&r, 1, 250, 2, false, NEVER, NULL); /* its first chunk is in slot 1 */
     struct rig_client *young = rig_submit(&r, 2, 60, 190, false, NEVER, NULL);
     run_slots(&r, 2, 2);
     while (young->n_told < 100) { /* it has taken the other three blocks */

@@ -17,7 +17,7 @@
 struct client {
     struct rpc_link *link;
     struct buf request, text;
-    unsigned n_requests; /* how often the request is sent */
+    unsigned n_requests;         /* how often the request is sent */
     bool opened, over, confused; /* confused: the client's own memory was short */
     int status;
     char why[512];
@@ -35,7 +35,8 @@ static void client_open(void *ctx, struct rpc_link *l)
     struct client *c = ctx;
     c->opened = true;
     for (unsigned i = 0; i < c->n_requests; i++)
-        c->confused |= !rpc_link_send(l, &(struct rpc_out){.header = c->request.data, .header_bytes = c->request.len});
+        c->confused |= !rpc_link_send(
+            l, &(struct rpc_out){.header = c->request.data, .header_bytes = c->request.len});
 }
 
 static void client_message(void *ctx, struct rpc_link *l, struct rpc_message *m)
@@ -52,11 +53,14 @@ static void client_message(void *ctx, struct rpc_link *l, struct rpc_message *m)
         c->confused = true;
         return;
     }
-    if (c->n_replies == 0) c->n_prompt = r->n_prompt_token_ids;
-    else c->prompt_first_only &= r->n_prompt_token_ids == 0;
+    if (c->n_replies == 0)
+        c->n_prompt = r->n_prompt_token_ids;
+    else
+        c->prompt_first_only &= r->n_prompt_token_ids == 0;
     c->n_replies++;
     buf_puts(&c->text, r->text);
-    for (size_t i = 0; i < r->n_token_ids && c->n_ids < MAX_IDS; i++) c->ids[c->n_ids++] = r->token_ids[i];
+    for (size_t i = 0; i < r->n_token_ids && c->n_ids < MAX_IDS; i++)
+        c->ids[c->n_ids++] = r->token_ids[i];
     c->logprobs_beside_ids &= r->n_logprobs == r->n_token_ids;
     for (size_t i = 0; i < r->n_logprobs && i < r->n_token_ids; i++)
         c->logprobs_beside_ids &= r->logprobs[i].id == r->token_ids[i];
@@ -139,13 +143,18 @@ static void rig_start(struct rig *g)
 {
     struct err why;
     g->health = rpc_health_open();
-    struct grpc_service_cfg cfg = {.model = g->f.cfg.model, .service = g->f.cfg.service, .metrics = g->f.cfg.metrics,
-                                   .health = g->health, .wake = rig_wake, .wake_ctx = g->rpc};
+    struct grpc_service_cfg cfg = {.model = g->f.cfg.model,
+                                   .service = g->f.cfg.service,
+                                   .metrics = g->f.cfg.metrics,
+                                   .health = g->health,
+                                   .wake = rig_wake,
+                                   .wake_ctx = g->rpc};
     cr_assert_eq(grpc_service_open(&g->f.loop, &cfg, &g->service, &why), ERR_OK);
     struct rpc_method methods[3];
     rpc_health_methods(g->health, methods);
     methods[2] = grpc_service_method(g->service);
-    cr_assert_eq(rpc_server_open(g->rpc, "127.0.0.1:0", methods, 3, &g->server, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(rpc_server_open(g->rpc, "127.0.0.1:0", methods, 3, &g->server, &why), ERR_OK, "%s",
+                 why.text);
     snprintf(g->target, sizeof g->target, "127.0.0.1:%u", rpc_server_port(g->server));
     uv_async_init(&g->f.loop, &g->order, rig_order);
     g->order.data = g;
@@ -162,14 +171,16 @@ static void rig_turn(struct rig *g)
 static bool rig_until(struct rig *g, const bool *flag)
 {
     uint64_t end = clock_now_us() + WAIT_MS * 1000u;
-    while (!*flag && clock_now_us() < end) rig_turn(g);
+    while (!*flag && clock_now_us() < end)
+        rig_turn(g);
     return *flag;
 }
 
 static bool rig_becomes(struct rig *g, _Atomic uint32_t *value, uint32_t wanted)
 {
     uint64_t end = clock_now_us() + WAIT_MS * 1000u;
-    while (*value != wanted && clock_now_us() < end) rig_turn(g);
+    while (*value != wanted && clock_now_us() < end)
+        rig_turn(g);
     return *value == wanted;
 }
 
@@ -209,7 +220,9 @@ static void ask(struct rig *g, struct client *c, const struct generate_request *
     *c = (struct client){.n_requests = 1, .logprobs_beside_ids = true, .prompt_first_only = true};
     cr_assert_eq(frame_encode_generate_request(&copy, &c->request, &why), ERR_OK);
     /* The lane with the smaller window: 4 MiB. */
-    cr_assert_eq(rpc_link_open(g->client_rpc, g->target, RPC_LANE_BULK, GENERATE, &handlers, c, &c->link, &why), ERR_OK);
+    cr_assert_eq(rpc_link_open(g->client_rpc, g->target, RPC_LANE_BULK, GENERATE, &handlers, c,
+                               &c->link, &why),
+                 ERR_OK);
 }
 
 static void forget(struct client *c)
@@ -239,7 +252,9 @@ Test(grpc_service, an_answer_has_prompt_ids_text_ids_reason_and_usage)
     struct client c;
     rig_init(&g, "Once upon a time");
     rig_start(&g);
-    answer(&g, &c, &(struct generate_request){.prompt = "The sea", .has_max_tokens = true, .max_tokens = 100});
+    answer(
+        &g, &c,
+        &(struct generate_request){.prompt = "The sea", .has_max_tokens = true, .max_tokens = 100});
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect_str_eq(text_of(&c), "Once upon a time");
     cr_expect_str_eq(c.reason, "stop");
@@ -269,14 +284,27 @@ Test(grpc_service, parameters_reach_the_engine)
     rig_init(&g, "A");
     g.f.fake.endless = true;
     rig_start(&g);
-    answer(&g, &c, &(struct generate_request){.prompt_ids = ids, .n_prompt_ids = 3, .has_temperature = true, .has_top_p = true,
-                                              .top_p = 0.9, .has_min_p = true, .min_p = 0.05, .has_top_k = true, .top_k = 7,
-                                              .has_seed = true, .seed = -5, .ignore_eos = true, .model = "demo/tales"});
+    answer(&g, &c,
+           &(struct generate_request){.prompt_ids = ids,
+                                      .n_prompt_ids = 3,
+                                      .has_temperature = true,
+                                      .has_top_p = true,
+                                      .top_p = 0.9,
+                                      .has_min_p = true,
+                                      .min_p = 0.05,
+                                      .has_top_k = true,
+                                      .top_k = 7,
+                                      .has_seed = true,
+                                      .seed = -5,
+                                      .ignore_eos = true,
+                                      .model = "demo/tales"});
     const struct generation_spec *s = &g.f.fake.last_spec;
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect_eq(memcmp(g.f.fake.last_prompt, ids, sizeof ids), 0);
-    cr_expect(s->sampling.temperature == 0.0 && s->sampling.top_p == 0.9 && s->sampling.min_p == 0.05);
-    cr_expect(s->sampling.top_k == 7 && s->sampling.seed == (uint64_t)-5 && s->sampling.choice == 0 && s->ignore_eos);
+    cr_expect(s->sampling.temperature == 0.0 && s->sampling.top_p == 0.9 &&
+              s->sampling.min_p == 0.05);
+    cr_expect(s->sampling.top_k == 7 && s->sampling.seed == (uint64_t)-5 &&
+              s->sampling.choice == 0 && s->ignore_eos);
     cr_expect(!s->logprobs && s->top_logprobs == 0 && !s->prompt_logprobs);
     cr_expect_eq(s->max_tokens, 16);
     cr_expect_eq(c.n_ids, 16);
@@ -295,9 +323,11 @@ Test(grpc_service, messages_go_through_the_chat_template)
     answer(&g, &c, &(struct generate_request){.messages = messages, .n_messages = 2});
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect_str_eq(text_of(&c), "Hello");
-    const char *prompt = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+    const char *prompt =
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
     struct ids expected = {0};
-    tokenizer_encode(g.f.cfg.model.tokenizer, prompt, strlen(prompt), TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &expected, NULL);
+    tokenizer_encode(g.f.cfg.model.tokenizer, prompt, strlen(prompt), TOKENIZER_ADD_NONE,
+                     TOKENIZER_PARSE_SPECIAL, &expected, NULL);
     cr_assert_eq(expected.len, g.f.fake.n_last_prompt);
     cr_expect_eq(memcmp(expected.data, g.f.fake.last_prompt, expected.len * sizeof(int32_t)), 0);
     cr_expect_eq(g.f.fake.last_spec.max_tokens, 512 - expected.len, "the rest of the context");
@@ -312,7 +342,8 @@ Test(grpc_service, logprobs_stand_beside_their_ids)
     struct client c;
     rig_init(&g, "Once upon a time");
     rig_start(&g);
-    answer(&g, &c, &(struct generate_request){.prompt = "x", .has_top_logprobs = true, .top_logprobs = 3});
+    answer(&g, &c,
+           &(struct generate_request){.prompt = "x", .has_top_logprobs = true, .top_logprobs = 3});
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect(c.logprobs_beside_ids);
     cr_expect_eq(c.n_logprobs, c.n_ids);
@@ -331,7 +362,10 @@ Test(grpc_service, a_stop_string_ends_the_text_and_the_engine)
     rig_init(&g, "Once upon a time. ");
     g.f.fake.endless = true;
     rig_start(&g);
-    answer(&g, &c, &(struct generate_request){.prompt = "x", .has_max_tokens = true, .max_tokens = 400, .stop = stop, .n_stop = 1});
+    answer(
+        &g, &c,
+        &(struct generate_request){
+            .prompt = "x", .has_max_tokens = true, .max_tokens = 400, .stop = stop, .n_stop = 1});
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect_str_eq(text_of(&c), "Once up");
     cr_expect_str_eq(c.reason, "stop");
@@ -354,7 +388,9 @@ Test(grpc_service, what_is_wrong_with_a_request_is_said)
         int status;
         const char *part;
     } cases[] = {
-        {{.prompt = "a", .has_temperature = true, .temperature = 2.5}, 3, "temperature is 2.5; it must be from 0 to 2"},
+        {{.prompt = "a", .has_temperature = true, .temperature = 2.5},
+         3,
+         "temperature is 2.5; it must be from 0 to 2"},
         {{.prompt = "a", .has_temperature = true, .temperature = -0.5}, 3, "temperature"},
         {{.prompt = "a", .has_temperature = true, .temperature = (double)NAN}, 3, "temperature is"},
         {{.prompt = "a", .has_min_p = true, .min_p = (double)INFINITY}, 3, "min_p is inf"},
@@ -363,7 +399,9 @@ Test(grpc_service, what_is_wrong_with_a_request_is_said)
         {{.prompt = "a", .has_top_k = true, .top_k = 5000}, 3, "top_k is 5000"},
         {{.prompt = "a", .has_max_tokens = true, .max_tokens = 0}, 3, "max_tokens is 0"},
         {{.prompt = "a", .has_max_tokens = true, .max_tokens = 513}, 3, "max_tokens is 513"},
-        {{.prompt = "Once upon", .has_max_tokens = true, .max_tokens = 512}, 3, "length is 512 tokens; the prompt has 2 and 512"},
+        {{.prompt = "Once upon", .has_max_tokens = true, .max_tokens = 512},
+         3,
+         "length is 512 tokens; the prompt has 2 and 512"},
         {{.prompt_ids = long_prompt, .n_prompt_ids = 600}, 3, "512 tokens; the prompt has 600"},
         {{.prompt_ids = no_id, .n_prompt_ids = 2}, 3, "element 1 is not a token id"},
         {{.messages = king, .n_messages = 1}, 3, "messages[0].role"},
@@ -401,12 +439,14 @@ Test(grpc_service, the_engines_errors_keep_their_code)
     forget(&c);
     g.f.fake.refuse_code = ERR_EXHAUSTED;
     answer(&g, &c, &q);
-    cr_expect(c.status == 8 && strstr(c.why, "refused by the test") != NULL, "%d %s", c.status, c.why);
+    cr_expect(c.status == 8 && strstr(c.why, "refused by the test") != NULL, "%d %s", c.status,
+              c.why);
     forget(&c);
     g.f.fake.refuse_code = ERR_OK;
     g.f.fake.ready = false;
     answer(&g, &c, &q);
-    cr_expect(c.status == 14 && strstr(c.why, "not ready: loading") != NULL, "%d %s", c.status, c.why);
+    cr_expect(c.status == 14 && strstr(c.why, "not ready: loading") != NULL, "%d %s", c.status,
+              c.why);
     forget(&c);
     cr_expect_eq(metrics_value(g.f.cfg.metrics, METRIC_REQUEST_ERROR_5XX), 3);
     rig_stop(&g);
@@ -446,7 +486,8 @@ Test(grpc_service, a_client_that_leaves_stops_its_sequence)
     rig_start(&g);
     struct generate_request q = {.prompt = "a", .has_max_tokens = true, .max_tokens = 1u << 19};
     ask(&g, &c, &q);
-    while (c.n_ids < 3 && !c.over) rig_turn(&g);
+    while (c.n_ids < 3 && !c.over)
+        rig_turn(&g);
     cr_expect_eq(g.f.fake.n_live, 1);
     forget(&c);
     cr_expect(rig_becomes(&g, &g.f.fake.n_cancelled, 1));
@@ -467,7 +508,8 @@ Test(grpc_service, long_prompts_are_prepared_beside_the_loop)
     struct rig g;
     struct client c;
     struct buf text = {0};
-    for (int i = 0; i < 40000; i++) buf_puts(&text, "the sea and ");
+    for (int i = 0; i < 40000; i++)
+        buf_puts(&text, "the sea and ");
     rig_init(&g, "Once");
     g.f.cfg.model.ctx = 1u << 20;
     rig_start(&g);
@@ -478,11 +520,13 @@ Test(grpc_service, long_prompts_are_prepared_beside_the_loop)
     cr_expect_geq(c.n_prompt, 100000);
     forget(&c);
     ask(&g, &c, &q);
-    while (metrics_value(g.f.cfg.metrics, METRIC_PROMPTS_PREPARING) < 1 && !c.over) rig_turn(&g);
+    while (metrics_value(g.f.cfg.metrics, METRIC_PROMPTS_PREPARING) < 1 && !c.over)
+        rig_turn(&g);
     forget(&c);
     ask(&g, &c, &q);
     rig_turn(&g);
-    while (metrics_value(g.f.cfg.metrics, METRIC_PROMPTS_PREPARING) < 1 && !c.over) rig_turn(&g);
+    while (metrics_value(g.f.cfg.metrics, METRIC_PROMPTS_PREPARING) < 1 && !c.over)
+        rig_turn(&g);
     rig_stop(&g);
     forget(&c);
     buf_free(&text);
@@ -499,9 +543,14 @@ Test(grpc_service, a_slow_reader_pauses_its_sequence_and_gets_every_token)
     g.f.cfg.model.ctx = 1u << 20;
     cr_assert_eq(rpc_open(&g.client_rpc, &why), ERR_OK);
     rig_start(&g);
-    ask(&g, &c, &(struct generate_request){.prompt = "a", .has_max_tokens = true, .max_tokens = MAX_IDS, .has_top_logprobs = true,
-                                           .top_logprobs = 20});
-    while (c.n_ids == 0 && !c.over) rig_turn(&g);
+    ask(&g, &c,
+        &(struct generate_request){.prompt = "a",
+                                   .has_max_tokens = true,
+                                   .max_tokens = MAX_IDS,
+                                   .has_top_logprobs = true,
+                                   .top_logprobs = 20});
+    while (c.n_ids == 0 && !c.over)
+        rig_turn(&g);
     /* The client does not poll. A burst may pause the sequence for a moment; in the end it rests. */
     uint64_t now = clock_now_us(), end = now + WAIT_MS * 1000u, changed = now;
     uint32_t before = 0;
@@ -518,7 +567,8 @@ Test(grpc_service, a_slow_reader_pauses_its_sequence_and_gets_every_token)
     cr_expect_eq(c.status, 0, "%s", c.why);
     cr_expect_geq(g.f.fake.n_resumed, 1);
     cr_assert_eq(c.n_ids, MAX_IDS);
-    for (size_t i = 0; i < c.n_ids; i++) cr_assert_eq(c.ids[i], g.f.script.data[i % g.f.script.len]);
+    for (size_t i = 0; i < c.n_ids; i++)
+        cr_assert_eq(c.ids[i], g.f.script.data[i % g.f.script.len]);
     cr_expect_eq(c.n_top, 20 * c.n_ids);
     forget(&c);
     rig_stop(&g);
@@ -532,7 +582,9 @@ static int health(struct rig *g)
     uint8_t *reply = NULL;
     size_t n = 0;
     grpc_service_pump(g->service);
-    cr_assert_eq(rpc_unary(g->rpc, g->target, "/grpc.health.v1.Health/Check", "", 0, WAIT_MS, &reply, &n, &why), ERR_OK);
+    cr_assert_eq(rpc_unary(g->rpc, g->target, "/grpc.health.v1.Health/Check", "", 0, WAIT_MS,
+                           &reply, &n, &why),
+                 ERR_OK);
     int status = n == 2 ? reply[1] : -1;
     mem_free(reply);
     return status;
@@ -553,10 +605,12 @@ Test(grpc_service, health_follows_readiness_and_a_drain_finishes_what_runs)
     cr_assert(rig_becomes(&g, &g.f.fake.n_live, 1));
     rig_tell(&g, 1);
     uint64_t end = clock_now_us() + WAIT_MS * 1000u;
-    while (health(&g) != 2 && clock_now_us() < end) {}
+    while (health(&g) != 2 && clock_now_us() < end) {
+    }
     cr_expect_eq(health(&g), 2);
     answer(&g, &late, &q);
-    cr_expect(late.status == 14 && strstr(late.why, "shutting down") != NULL, "%d %s", late.status, late.why);
+    cr_expect(late.status == 14 && strstr(late.why, "shutting down") != NULL, "%d %s", late.status,
+              late.why);
     forget(&late);
     cr_expect_eq(g.drained, 0);
     g.f.fake.hold = false;
@@ -578,12 +632,14 @@ Test(grpc_service, a_stop_ends_open_calls_with_one_clear_error)
     rig_start(&g);
     struct generate_request q = {.prompt = "a", .has_max_tokens = true, .max_tokens = 1u << 19};
     ask(&g, &running, &q);
-    while (running.n_ids < 3 && !running.over) rig_turn(&g);
+    while (running.n_ids < 3 && !running.over)
+        rig_turn(&g);
     g.f.fake.hold = true;
     ask(&g, &queued, &q);
     cr_expect(rig_becomes(&g, &g.f.fake.n_live, 2));
     rig_stop(&g); /* polls until the calls are over */
-    cr_expect(running.status == 14 && strstr(running.why, "shutting down") != NULL, "%d %s", running.status, running.why);
+    cr_expect(running.status == 14 && strstr(running.why, "shutting down") != NULL, "%d %s",
+              running.status, running.why);
     cr_expect(queued.status == 14 && queued.n_replies == 0, "%d %s", queued.status, queued.why);
     forget(&running);
     forget(&queued);
@@ -598,20 +654,26 @@ Test(grpc_service, short_memory_is_an_error_of_one_call)
     unsigned refused = 0;
     for (uint64_t n = 1; n <= 120; n++) {
         struct client c;
-        ask(&g, &c, &(struct generate_request){.prompt = "a", .has_max_tokens = true, .max_tokens = 50, .has_top_logprobs = true});
-        while (!c.opened) rig_turn(&g);
+        ask(&g, &c,
+            &(struct generate_request){
+                .prompt = "a", .has_max_tokens = true, .max_tokens = 50, .has_top_logprobs = true});
+        while (!c.opened)
+            rig_turn(&g);
         mem_fail_at(n);
         uint64_t end = clock_now_us() + 40000;
-        while (!c.over && clock_now_us() < end) rig_turn(&g);
+        while (!c.over && clock_now_us() < end)
+            rig_turn(&g);
         mem_fail_at(0);
-        if (c.over && c.status == 0 && !c.confused) cr_expect_str_eq(text_of(&c), "Once upon a time", "allocation %u", (unsigned)n);
+        if (c.over && c.status == 0 && !c.confused)
+            cr_expect_str_eq(text_of(&c), "Once upon a time", "allocation %u", (unsigned)n);
         if (c.over && c.status == 8) refused++;
         forget(&c);
         cr_assert(rig_becomes(&g, &g.f.fake.n_live, 0), "allocation %u", (unsigned)n);
     }
     cr_expect_gt(refused, 0);
     struct client c;
-    answer(&g, &c, &(struct generate_request){.prompt = "a", .has_max_tokens = true, .max_tokens = 50});
+    answer(&g, &c,
+           &(struct generate_request){.prompt = "a", .has_max_tokens = true, .max_tokens = 50});
     cr_expect_str_eq(text_of(&c), "Once upon a time");
     forget(&c);
     rig_stop(&g);

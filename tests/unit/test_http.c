@@ -11,9 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "coordinator/api/http.h"
-#include "common/base/limits.h"
 #include "coordinator/api/http_conn.h"
 #include "tests/support/http_client.h"
 
@@ -149,7 +149,8 @@ static void stop(struct fixture *f)
 
 static bool becomes(_Atomic int *value, int wanted)
 {
-    for (int i = 0; i < 300 && *value != wanted; i++) usleep(10000);
+    for (int i = 0; i < 300 && *value != wanted; i++)
+        usleep(10000);
     return *value == wanted;
 }
 
@@ -171,15 +172,19 @@ Test(http, answers_and_keeps_the_connection)
         buf_clear(&in);
         client_send(fd, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello");
         cr_assert(client_read(fd, &in, "POST /echo hello"));
-        cr_expect(strstr(in.data, "X-Extra: 1\r\n") && strstr(in.data, "X-Request-Id: req-") && strstr(in.data, "Date: "));
+        cr_expect(strstr(in.data, "X-Extra: 1\r\n") && strstr(in.data, "X-Request-Id: req-") &&
+                  strstr(in.data, "Date: "));
         cr_expect_null(strstr(in.data, "Connection:"));
     }
-    client_send(fd, "GET /x HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-id\r\nConnection: close\r\n\r\n");
+    client_send(
+        fd,
+        "GET /x HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-id\r\nConnection: close\r\n\r\n");
     buf_clear(&in);
     cr_expect(client_read(fd, &in, NULL), "closed when asked");
     cr_expect(strstr(in.data, "X-Request-Id: my-id") && strstr(in.data, "Connection: close"));
     close(fd);
-    expect_reply(f.port, "HEAD /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200, "Content-Length: 8\r\n\r\n");
+    expect_reply(f.port, "HEAD /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200,
+                 "Content-Length: 8\r\n\r\n");
     expect_reply(f.port, "GET /x HTTP/1.0\r\n\r\n", 200, "GET /x ");
     buf_free(&in);
     stop(&f);
@@ -191,11 +196,14 @@ Test(http, pipelined_requests_are_answered_in_order)
     struct buf in = {0};
     start(&f, (struct http_cfg){0});
     int fd = client_connect(f.port);
-    client_send(fd, GET("/a") "POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nxyz" GET("/stream?2")
-                        "POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n" GET_CLOSE("/d"));
+    client_send(
+        fd,
+        GET("/a") "POST /b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nxyz" GET(
+            "/stream?2") "POST /c HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n" GET_CLOSE("/d"));
     cr_expect(client_read(fd, &in, NULL));
-    char *a = strstr(in.data, "GET /a "), *b = strstr(in.data, "POST /b xyz"), *s = strstr(in.data, "400\r\nxxx"),
-         *c = strstr(in.data, "POST /c hi"), *d = strstr(in.data, "GET /d ");
+    char *a = strstr(in.data, "GET /a "), *b = strstr(in.data, "POST /b xyz"),
+         *s = strstr(in.data, "400\r\nxxx"), *c = strstr(in.data, "POST /c hi"),
+         *d = strstr(in.data, "GET /d ");
     cr_expect(a && b && s && c && d && a < b && b < s && s < c && c < d, "%s", in.data);
     close(fd);
     buf_free(&in);
@@ -207,10 +215,12 @@ Test(http, bodies_arrive_in_any_pieces)
     struct fixture f;
     struct buf in = {0};
     start(&f, (struct http_cfg){0});
-    const char *request = "POST /p HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-                          "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    const char *request =
+        "POST /p HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
     int fd = client_connect(f.port);
-    for (const char *p = request; *p != '\0'; p++) client_send_bytes(fd, p, 1);
+    for (const char *p = request; *p != '\0'; p++)
+        client_send_bytes(fd, p, 1);
     cr_expect(client_read(fd, &in, NULL));
     cr_expect(strstr(in.data, "POST /p hello world"), "%s", in.data);
     close(fd);
@@ -224,15 +234,21 @@ Test(http, expectations)
     struct buf in = {0};
     start(&f, (struct http_cfg){0});
     int fd = client_connect(f.port);
-    client_send(fd, "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n");
+    client_send(
+        fd,
+        "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n");
     cr_expect(client_read(fd, &in, "HTTP/1.1 100 Continue\r\n\r\n"));
     client_send(fd, "ok");
     cr_expect(client_read(fd, &in, NULL));
     cr_expect(strstr(in.data, "POST /e ok"));
     close(fd);
-    expect_reply(f.port, "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n", 413,
-                 "\"type\":\"request_too_large\"");
-    expect_reply(f.port, "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: tea\r\n\r\n", 417, NULL);
+    expect_reply(
+        f.port,
+        "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n",
+        413, "\"type\":\"request_too_large\"");
+    expect_reply(f.port,
+                 "POST /e HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: tea\r\n\r\n",
+                 417, NULL);
     buf_free(&in);
     stop(&f);
 }
@@ -242,18 +258,24 @@ Test(http, refusals_are_json_and_arrive_although_more_was_sent)
     struct fixture f;
     struct buf request = {0};
     start(&f, (struct http_cfg){0});
-    expect_reply(f.port, "GET / HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n", 400, "\"param\":null,\"code\":null,\"status\":400");
+    expect_reply(f.port, "GET / HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n", 400,
+                 "\"param\":null,\"code\":null,\"status\":400");
     expect_reply(f.port, "GET / HTTP/2.0\r\nHost: localhost\r\n\r\n", 505, NULL);
-    expect_reply(f.port, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" GET("/smuggled"),
-                 400, NULL);
+    expect_reply(
+        f.port,
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" GET(
+            "/smuggled"),
+        400, NULL);
     cr_expect_eq(f.requests, 0, "nothing after a refusal is run");
     /* 9 MiB follow the head: without a lingering close their arrival would reset the connection. */
     buf_puts(&request, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9437184\r\n\r\n");
-    for (int i = 0; i < 9216; i++) buf_printf(&request, "%01024d", i);
+    for (int i = 0; i < 9216; i++)
+        buf_printf(&request, "%01024d", i);
     expect_reply(f.port, request.data, 413, "the limit is");
     buf_clear(&request);
     buf_puts(&request, "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
-    for (int i = 0; i < 150; i++) buf_printf(&request, "10000\r\n%065536d\r\n", i);
+    for (int i = 0; i < 150; i++)
+        buf_printf(&request, "10000\r\n%065536d\r\n", i);
     expect_reply(f.port, request.data, 413, NULL);
     buf_free(&request);
     stop(&f);
@@ -266,16 +288,21 @@ Test(http, host_must_be_local_when_bound_to_loopback)
     expect_reply(f.port, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403, "permission_error");
     expect_reply(f.port, "GET / HTTP/1.1\r\nHost: localhost.evil.example:80\r\n\r\n", 403, NULL);
     stop(&f);
-    static const char *const good[] = {"localhost", "LOCALHOST:8080", "127.0.0.1:1", "127.8.8.8", "[::1]:8080", "[::1]", "box"};
-    static const char *const bad[] = {"", "127.0.0.1.evil", "1127.0.0.1", "localhost:80x", "[::2]", "127.0.0.1@x", "boxer", "[::1"};
-    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) cr_expect(http_host_is_local(good[i], "box:80"), "%s", good[i]);
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) cr_expect_not(http_host_is_local(bad[i], "box:80"), "%s", bad[i]);
+    static const char *const good[] = {"localhost",  "LOCALHOST:8080", "127.0.0.1:1", "127.8.8.8",
+                                       "[::1]:8080", "[::1]",          "box"};
+    static const char *const bad[] = {"",      "127.0.0.1.evil", "1127.0.0.1", "localhost:80x",
+                                      "[::2]", "127.0.0.1@x",    "boxer",      "[::1"};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+        cr_expect(http_host_is_local(good[i], "box:80"), "%s", good[i]);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_expect_not(http_host_is_local(bad[i], "box:80"), "%s", bad[i]);
     cr_expect(http_host_is_local("proxy.example:443", "127.0.0.1:80,proxy.example"));
     cr_expect(http_host_is_local("anything", "127.0.0.1:80,*"));
     cr_expect_not(http_host_is_local("prox", "127.0.0.1:80,proxy.example"));
     cr_expect_not(http_host_is_local("", "127.0.0.1:80,,"));
     start(&f, (struct http_cfg){.hosts = "proxy.example"});
-    expect_reply(f.port, "GET /h HTTP/1.1\r\nHost: proxy.example\r\nConnection: close\r\n\r\n", 200, NULL);
+    expect_reply(f.port, "GET /h HTTP/1.1\r\nHost: proxy.example\r\nConnection: close\r\n\r\n", 200,
+                 NULL);
     stop(&f);
 }
 
@@ -301,7 +328,8 @@ Test(http, slow_heads_and_bodies_time_out_however_they_drip)
     close(fd);
     fd = client_connect(f.port);
     buf_clear(&in);
-    cr_expect(client_read(fd, &in, NULL) && in.len == 0, "an idle connection is closed without a word");
+    cr_expect(client_read(fd, &in, NULL) && in.len == 0,
+              "an idle connection is closed without a word");
     close(fd);
     buf_free(&in);
     stop(&f);
@@ -326,7 +354,10 @@ Test(http, a_client_that_leaves_is_noticed)
     cr_expect(becomes(&f.gone, 2), "by a reset, in a silent stream");
     fd = client_connect(f.port);
     client_send(fd, GET("/hold"));
-    for (int i = 0; i < 100; i++) client_send(fd, GET("/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"));
+    for (int i = 0; i < 100; i++)
+        client_send(
+            fd,
+            GET("/0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"));
     cr_expect(becomes(&f.gone, 3), "one that pipelines without end is dropped");
     close(fd);
     buf_free(&in);
@@ -368,7 +399,8 @@ Test(http, pipelining_without_reading_does_not_grow_us)
     struct buf in = {0};
     start(&f, (struct http_cfg){.stalled_ms = 300});
     int fd = client_connect_small(f.port, 4096);
-    for (int i = 0; i < 20; i++) client_send(fd, GET("/stream?512"));
+    for (int i = 0; i < 20; i++)
+        client_send(fd, GET("/stream?512"));
     cr_expect(becomes(&f.gone, 1));
     cr_expect_lt(f.requests, 20);
     close(fd);
@@ -391,7 +423,8 @@ Test(http, too_many_connections_get_503_and_many_bodies_too)
     close(a);
     cr_assert(becomes(&f.gone, 1));
     struct buf request = {0};
-    buf_printf(&request, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\n\r\n%0300d", 1);
+    buf_printf(&request, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\n\r\n%0300d",
+               1);
     expect_reply(f.port, request.data, 503, "request bodies");
     buf_free(&request);
     close(b);
@@ -411,7 +444,8 @@ Test(http, drain_finishes_what_runs_and_closes_what_idles)
     close(idle);
     client_send(busy, "abc");
     cr_expect(client_read(busy, &late, NULL));
-    cr_expect(strstr(late.data, "POST /p abc") && strstr(late.data, "Connection: close"), "%s", late.data);
+    cr_expect(strstr(late.data, "POST /p abc") && strstr(late.data, "Connection: close"), "%s",
+              late.data);
     cr_expect_eq(client_connect(f.port), -1);
     close(busy);
     cr_expect(becomes(&f.drained, 1));
@@ -439,7 +473,8 @@ Test(http, running_out_of_descriptors_is_survived)
         if (fd >= 0) clients[n++] = fd;
     }
     usleep(100000);
-    while (n > 0) close(clients[--n]);
+    while (n > 0)
+        close(clients[--n]);
     setrlimit(RLIMIT_NOFILE, &before);
     expect_reply(f.port, GET_CLOSE("/after"), 200, "GET /after");
     close(waiting);
@@ -458,11 +493,15 @@ Test(http, a_port_in_use_is_named)
     struct http_cfg cfg = {.addresses = address, .on_request = on_request};
     uv_loop_init(&loop);
     cr_expect_eq(http_open(&loop, &cfg, &second, &why), ERR_UNAVAILABLE);
-    cr_expect(strstr(why.text, address) && strstr(why.text, "address already in use"), "%s", why.text);
-    static const char *const bad[] = {"127.0.0.1", "127.0.0.1:99999", "127.0.0.1:-1", "::1:80", "[::1", "", "127.0.0.1:8x", ":80"};
+    cr_expect(strstr(why.text, address) && strstr(why.text, "address already in use"), "%s",
+              why.text);
+    static const char *const bad[] = {
+        "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:-1", "::1:80", "[::1",
+        "",          "127.0.0.1:8x",    ":80"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         cfg.addresses = bad[i];
-        cr_expect_eq(http_open(&loop, &cfg, &second, &why), ERR_INVALID, "%s: %s", bad[i], why.text);
+        cr_expect_eq(http_open(&loop, &cfg, &second, &why), ERR_INVALID, "%s: %s", bad[i],
+                     why.text);
     }
     uv_run(&loop, UV_RUN_DEFAULT);
     cr_expect_eq(uv_loop_close(&loop), 0);
@@ -476,7 +515,9 @@ Test(http, failing_allocations_never_crash_it)
     for (uint64_t n = 1; n < 20; n++) {
         int fd = client_connect(f.port);
         mem_fail_at(n);
-        client_send(fd, "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
+        client_send(
+            fd,
+            "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
         usleep(5000);
         mem_fail_at(0);
         close(fd);

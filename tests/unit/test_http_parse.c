@@ -49,8 +49,10 @@ Test(http_head, takes_good_heads_and_refuses_the_rest)
         {"POST / HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n", 0},
         {"GET / HTTP/1.1\r\nHost: a\r\n", -1},
         /* smuggling: two opinions about the length */
-        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
-        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+         400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+         400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n", 400},
@@ -61,7 +63,8 @@ Test(http_head, takes_good_heads_and_refuses_the_rest)
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", 400},
-        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+         400},
         {"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length\r\n\r\n", 400},
@@ -93,17 +96,19 @@ Test(http_head, takes_good_heads_and_refuses_the_rest)
     };
     struct http_head head;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        cr_expect_eq(head_status(cases[i].text, &head), cases[i].status, "%s: %d, wanted %d", cases[i].text,
-                     head_status(cases[i].text, &head), cases[i].status);
+        cr_expect_eq(head_status(cases[i].text, &head), cases[i].status, "%s: %d, wanted %d",
+                     cases[i].text, head_status(cases[i].text, &head), cases[i].status);
 }
 
 Test(http_head, tells_what_it_read)
 {
     struct http_head h;
-    cr_assert_eq(head_status("POST /v1/mod%65ls?x=1 HTTP/1.1\r\nHOST: a \r\nContent-Length: 12\r\nExpect: 100-Continue\r\n"
-                             "Connection: close\r\n\r\n",
-                             &h),
-                 0);
+    cr_assert_eq(
+        head_status(
+            "POST /v1/mod%65ls?x=1 HTTP/1.1\r\nHOST: a \r\nContent-Length: 12\r\nExpect: 100-Continue\r\n"
+            "Connection: close\r\n\r\n",
+            &h),
+        0);
     cr_expect_str_eq(h.method, "POST");
     cr_expect_str_eq(h.path, "/v1/models");
     cr_expect_str_eq(h.query, "x=1");
@@ -112,7 +117,10 @@ Test(http_head, tells_what_it_read)
     cr_expect(h.expect_continue && !h.keep_alive && !h.chunked && h.has_length);
     cr_assert_eq(head_status("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", &h), 0);
     cr_expect(h.keep_alive && h.minor == 0);
-    cr_assert_eq(head_status("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &h), 0);
+    cr_assert_eq(
+        head_status(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &h),
+        0);
 }
 
 Test(http_head, bounds_sizes_as_bytes_arrive)
@@ -120,16 +128,19 @@ Test(http_head, bounds_sizes_as_bytes_arrive)
     struct buf b = {0};
     struct http_scan s = {0};
     buf_puts(&b, "GET /");
-    while (b.len < LIMIT_HTTP_URL_BYTES + 100) buf_putc(&b, 'a');
+    while (b.len < LIMIT_HTTP_URL_BYTES + 100)
+        buf_putc(&b, 'a');
     cr_expect_eq(scan(b.data, b.len, &s), 414);
     buf_clear(&b);
     buf_puts(&b, "GET / HTTP/1.1\r\n");
-    for (int i = 0; i < 70; i++) buf_printf(&b, "h%d: x\r\n", i);
+    for (int i = 0; i < 70; i++)
+        buf_printf(&b, "h%d: x\r\n", i);
     s = (struct http_scan){0};
     cr_expect_eq(scan(b.data, b.len, &s), 431);
     buf_clear(&b);
     buf_puts(&b, "GET / HTTP/1.1\r\nX: ");
-    while (b.len < LIMIT_HTTP_HEAD_BYTES + 10) buf_putc(&b, 'a');
+    while (b.len < LIMIT_HTTP_HEAD_BYTES + 10)
+        buf_putc(&b, 'a');
     s = (struct http_scan){0};
     cr_expect_eq(scan(b.data, b.len, &s), 431);
     buf_free(&b);
@@ -154,7 +165,8 @@ static int chunks_status(const char *text, size_t cut, size_t max, struct buf *o
 
 Test(http_chunks, decodes_good_bodies_wherever_they_are_cut)
 {
-    const char *text = "4\r\nWiki\r\n005;ext=\"1\"\r\npedia\r\nE\r\n in\r\n\r\nchunks.\r\n0\r\nTrailer: x\r\n\r\nGET";
+    const char *text =
+        "4\r\nWiki\r\n005;ext=\"1\"\r\npedia\r\nE\r\n in\r\n\r\nchunks.\r\n0\r\nTrailer: x\r\n\r\nGET";
     struct buf out = {0};
     size_t used;
     for (size_t cut = 0; cut <= strlen(text); cut++) {
@@ -196,8 +208,9 @@ Test(http_chunks, refuses_malformed_ones_wherever_they_are_cut)
     size_t used;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (size_t cut = 0; cut <= strlen(cases[i].text); cut++)
-            cr_expect_eq(chunks_status(cases[i].text, cut, 100, &out, &used), cases[i].status, "%s cut at %zu: %d",
-                         cases[i].text, cut, chunks_status(cases[i].text, cut, 100, &out, &used));
+            cr_expect_eq(chunks_status(cases[i].text, cut, 100, &out, &used), cases[i].status,
+                         "%s cut at %zu: %d", cases[i].text, cut,
+                         chunks_status(cases[i].text, cut, 100, &out, &used));
     cr_expect_eq(chunks_status("64\r\n", 0, 100, &out, &used), -1, "exactly the limit is taken");
     buf_free(&out);
 }
@@ -205,7 +218,8 @@ Test(http_chunks, refuses_malformed_ones_wherever_they_are_cut)
 /* Change a few bytes of good input at random, from a fixed seed. */
 static size_t mutate(const char *good, uint64_t round, char *out)
 {
-    static const char odd[] = "\r\n\t :;\0\x7f\xff" "0f,%/?#";
+    static const char odd[] = "\r\n\t :;\0\x7f\xff"
+                              "0f,%/?#";
     size_t n = strlen(good);
     memcpy(out, good, n);
     uint32_t r[4];
@@ -229,7 +243,8 @@ static size_t mutate(const char *good, uint64_t round, char *out)
 
 Test(http_head, what_is_read_does_not_depend_on_the_cuts)
 {
-    static const char good[] = "POST /v1/x?q=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nX-Y: z\r\n\r\n";
+    static const char good[] =
+        "POST /v1/x?q=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 12\r\nX-Y: z\r\n\r\n";
     char text[200], whole_copy[200];
     unsigned accepted = 0, refused = 0;
     for (uint64_t round = 0; round < 60000; round++) {
@@ -238,7 +253,10 @@ Test(http_head, what_is_read_does_not_depend_on_the_cuts)
         struct fault why = {0};
         enum http_scan_result r = http_scan(&whole, text, n, &why);
         int stepped = scan(text, n, &pieces);
-        cr_assert_eq(r == HTTP_SCAN_BAD ? why.status : r == HTTP_SCAN_DONE ? -1 : 0, stepped, "round %llu", (unsigned long long)round);
+        cr_assert_eq(r == HTTP_SCAN_BAD    ? why.status
+                     : r == HTTP_SCAN_DONE ? -1
+                                           : 0,
+                     stepped, "round %llu", (unsigned long long)round);
         cr_assert_eq(whole.pos, pieces.pos);
         if (r != HTTP_SCAN_DONE) continue;
         size_t len = whole.pos - whole.start;
@@ -268,7 +286,8 @@ Test(http_chunks, what_is_read_does_not_depend_on_the_cuts)
         struct fault why;
         buf_clear(&whole);
         buf_clear(&pieces);
-        enum http_chunks_result ra = http_chunks_feed(&a, text, n, 50, &whole, &used, &why), rb = HTTP_CHUNKS_MORE;
+        enum http_chunks_result ra = http_chunks_feed(&a, text, n, 50, &whole, &used, &why),
+                                rb = HTTP_CHUNKS_MORE;
         for (size_t i = 0; i < n && rb == HTTP_CHUNKS_MORE; i++) {
             size_t one = 0;
             rb = http_chunks_feed(&b, text + i, 1, 50, &pieces, &one, &why);

@@ -16,7 +16,8 @@ Test(kv_cache, a_table_grows_as_far_as_blocks_go)
     cr_expect_eq(n_a, 1, "64 tokens need one block");
     cr_expect_eq(kv_cache_grow(&c, a, &n_a, 65), 65);
     cr_expect_eq(n_a, 2);
-    cr_expect_eq(kv_cache_grow(&c, b, &n_b, 200), 64, "one block is left, so 64 of the 200 tokens fit");
+    cr_expect_eq(kv_cache_grow(&c, b, &n_b, 200), 64,
+                 "one block is left, so 64 of the 200 tokens fit");
     cr_expect_eq(c.n_free, 0);
     uint32_t none;
     cr_expect_not(kv_cache_acquire(&c, &none));

@@ -21,8 +21,10 @@ Test(metrics, nothing_is_lost_between_threads)
 {
     struct metrics *m = metrics_open();
     pthread_t threads[2];
-    for (int i = 0; i < 2; i++) pthread_create(&threads[i], NULL, count, m);
-    for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 2; i++)
+        pthread_create(&threads[i], NULL, count, m);
+    for (int i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
     cr_expect_eq(metrics_value(m, METRIC_PROMPT_TOKENS), 80000);
     cr_expect_eq(metrics_value(m, METRIC_STREAMS_OPEN), 20000);
     cr_expect_eq(metrics_value(m, METRIC_TTFT), 40000);
@@ -41,7 +43,7 @@ Test(metrics, text_has_one_header_per_family_and_cumulative_buckets)
     metrics_put_text(m, &b);
     static const char *const wanted[] = {
         ("# TYPE moesaic_request_total counter\nmoesaic_request_total{finish_reason=\"stop\",status=\"200\"} 3\n"
-        "moesaic_request_total{finish_reason=\"length\",status=\"200\"} 0\n"),
+         "moesaic_request_total{finish_reason=\"length\",status=\"200\"} 0\n"),
         "\nmoesaic_kv_cache_usage_ratio 0.25\n",
         "moesaic_time_to_first_token_seconds_bucket{le=\"0.001\"} 1\n",
         "moesaic_time_to_first_token_seconds_bucket{le=\"0.25\"} 1\n",
@@ -50,7 +52,8 @@ Test(metrics, text_has_one_header_per_family_and_cumulative_buckets)
         "moesaic_time_to_first_token_seconds_bucket{le=\"+Inf\"} 3\n",
         "moesaic_time_to_first_token_seconds_sum 5000.301\nmoesaic_time_to_first_token_seconds_count 3\n",
     };
-    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) cr_expect(strstr(b.data, wanted[i]) != NULL, "%s in %s", wanted[i], b.data);
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
+        cr_expect(strstr(b.data, wanted[i]) != NULL, "%s in %s", wanted[i], b.data);
     /* Each family is declared once: Prometheus refuses the page otherwise. */
     for (const char *p = b.data; (p = strstr(p, "# TYPE ")) != NULL; p++) {
         char line[200];

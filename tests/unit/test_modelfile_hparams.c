@@ -320,8 +320,8 @@ Test(modelfile_hparams, the_number_of_experts_has_two_spellings)
                      changes, why.text);
         static const char *const differ[] = {"7", "\"6\"", "0"};
         for (size_t i = 0; i < sizeof differ / sizeof *differ; i++) {
-            snprintf(changes, sizeof changes, "{\"%s\":6,\"%s\":%s}", own[family],
-                     other[family], differ[i]);
+            snprintf(changes, sizeof changes, "{\"%s\":6,\"%s\":%s}", own[family], other[family],
+                     differ[i]);
             cr_expect_eq(read_changed((enum family)family, changes, &hp, &why), ERR_CORRUPT, "%s",
                          changes);
             cr_expect(strstr(why.text, own[family]) && strstr(why.text, other[family]), "%s",

@@ -12,7 +12,8 @@ static char *run(int *code, const char *const *words)
     char name[] = "moesaic inspect";
     char *argv[12] = {name};
     int argc = 1;
-    for (; words[argc - 1] != NULL; argc++) argv[argc] = strdup(words[argc - 1]);
+    for (; words[argc - 1] != NULL; argc++)
+        argv[argc] = strdup(words[argc - 1]);
     cr_assert_not_null(freopen(scratch_path(&s, "out"), "w", stdout));
     *code = cmd_inspect(argc, argv);
     fflush(stdout);
@@ -20,7 +21,8 @@ static char *run(int *code, const char *const *words)
     char *text = (char *)read_bytes(scratch_path(&s, "out"), &n);
     text = realloc(text, n + 1);
     text[n] = '\0';
-    for (int i = 1; i < argc; i++) free(argv[i]);
+    for (int i = 1; i < argc; i++)
+        free(argv[i]);
     scratch_close(&s);
     return text;
 }
@@ -33,13 +35,15 @@ static long long number_at(const json_t *v, const char *a, const char *b)
 Test(modelfile_inspect, the_json_adds_up)
 {
     int code;
-    char *text = run(&code, (const char *const[]){MODELS "tiny-qwen3_moe-bf16", "--json", "--nodes=5", NULL});
+    char *text = run(
+        &code, (const char *const[]){MODELS "tiny-qwen3_moe-bf16", "--json", "--nodes=5", NULL});
     cr_assert_eq(code, 0);
     json_t *v = json_loads(text, 0, NULL);
     cr_assert_not_null(v);
     cr_expect_str_eq(json_string_value(json_object_get(v, "family")), "qwen3_moe");
     json_t *index = load_json(MODELS "tiny-qwen3_moe-bf16", "model.safetensors.index.json");
-    long long total = number_at(index, "metadata", "total_size"), sum = 0, on_nodes = 0, experts = 0;
+    long long total = number_at(index, "metadata", "total_size"), sum = 0, on_nodes = 0,
+              experts = 0;
     json_t *entry;
     size_t i;
     json_array_foreach(json_object_get(v, "classes"), i, entry)
@@ -63,19 +67,20 @@ Test(modelfile_inspect, the_json_adds_up)
 Test(modelfile_inspect, lists_the_files_of_some_experts_and_no_others)
 {
     int code;
-    char *text =
-        run(&code, (const char *const[]){MODELS "tiny-qwen3_moe-bf16", "--files", "--experts=0:0", NULL});
+    char *text = run(&code, (const char *const[]){MODELS "tiny-qwen3_moe-bf16", "--files",
+                                                  "--experts=0:0", NULL});
     cr_assert_eq(code, 0);
     /* Checked against the index itself. */
     json_t *index = load_json(MODELS "tiny-qwen3_moe-bf16", "model.safetensors.index.json");
     json_t *map = json_object_get(index, "weight_map");
-    static const char *const shards[] = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"};
+    static const char *const shards[] = {"model-00001-of-00002.safetensors",
+                                         "model-00002-of-00002.safetensors"};
     for (int s = 0; s < 2; s++) {
         bool needed = false;
         const char *name;
         json_t *shard;
-        json_object_foreach(map, name, shard) if (strstr(name, "layers.0.mlp.experts.0.") != NULL) needed =
-            needed || strcmp(json_string_value(shard), shards[s]) == 0;
+        json_object_foreach(map, name, shard) if (strstr(name, "layers.0.mlp.experts.0.") != NULL)
+            needed = needed || strcmp(json_string_value(shard), shards[s]) == 0;
         cr_expect_eq(strstr(text, shards[s]) != NULL, needed, "%s: %s", shards[s], text);
     }
     cr_expect(strstr(text, "config.json") && strstr(text, "model.safetensors.index.json"));

@@ -29,7 +29,8 @@ static struct node_actions step(struct node *n, struct node_event ev)
 static void hold(struct node *n, uint8_t layer0, uint8_t layer1)
 {
     uint8_t held[2] = {layer0, layer1};
-    struct node_actions todo = step(n, (struct node_event){.kind = NODE_ASSIGN, .assign = {9, held}});
+    struct node_actions todo =
+        step(n, (struct node_event){.kind = NODE_ASSIGN, .assign = {9, held}});
     while (todo.n > 0 && todo.items[todo.n - 1].kind == NODE_ACT_LOAD)
         todo = step(n, (struct node_event){.kind = NODE_LOADED, .done = {true, &FINE}});
     cr_assert_eq(todo.items[todo.n - 1].kind, NODE_ACT_HOLDINGS);
@@ -37,18 +38,35 @@ static void hold(struct node *n, uint8_t layer0, uint8_t layer1)
     cr_expect_eq(todo.items[todo.n - 1].code, ERR_OK);
 }
 
-static const uint32_t E13[] = {1, 3}, ONE_TWO[] = {1, 2}, ROWS[] = {0, 0, 1}, E3[] = {3}, ONE[] = {1}, ROW0[] = {0};
+static const uint32_t E13[] = {1, 3}, ONE_TWO[] = {1, 2}, ROWS[] = {0, 0, 1}, E3[] = {3},
+                      ONE[] = {1}, ROW0[] = {0};
 
 static struct node_request two_experts(uint64_t stream, uint64_t id, uint32_t layer, bool bulk)
 {
-    return (struct node_request){.stream = stream, .step = id, .layer = layer, .bulk = bulk, .n_rows = 2, .n_experts = 2,
-                                 .experts = E13, .expert_rows = ONE_TWO, .row_index = ROWS, .n_results = 3};
+    return (struct node_request){.stream = stream,
+                                 .step = id,
+                                 .layer = layer,
+                                 .bulk = bulk,
+                                 .n_rows = 2,
+                                 .n_experts = 2,
+                                 .experts = E13,
+                                 .expert_rows = ONE_TWO,
+                                 .row_index = ROWS,
+                                 .n_results = 3};
 }
 
 static struct node_request one_expert(uint64_t stream, uint64_t id, uint32_t layer, bool bulk)
 {
-    return (struct node_request){.stream = stream, .step = id, .layer = layer, .bulk = bulk, .n_rows = 1, .n_experts = 1,
-                                 .experts = E3, .expert_rows = ONE, .row_index = ROW0, .n_results = 1};
+    return (struct node_request){.stream = stream,
+                                 .step = id,
+                                 .layer = layer,
+                                 .bulk = bulk,
+                                 .n_rows = 1,
+                                 .n_experts = 1,
+                                 .experts = E3,
+                                 .expert_rows = ONE,
+                                 .row_index = ROW0,
+                                 .n_results = 1};
 }
 
 static struct node_actions submit(struct node *n, struct node_request *r)
@@ -65,7 +83,8 @@ Test(node, requests_that_wait_together_share_one_task_per_expert)
 {
     struct node *n = open_node(100);
     hold(n, 0xff, 0xff);
-    struct node_request first = one_expert(1, 10, 0, false), a = two_experts(1, 11, 0, false), b = one_expert(2, 12, 0, false);
+    struct node_request first = one_expert(1, 10, 0, false), a = two_experts(1, 11, 0, false),
+                        b = one_expert(2, 12, 0, false);
     struct node_request other_layer = one_expert(2, 13, 1, false);
     cr_assert_eq(submit(n, &first).items[0].kind, NODE_ACT_COMPUTE);
     cr_expect_eq(submit(n, &a).n, 0);
@@ -103,7 +122,8 @@ Test(node, decode_goes_before_bulk)
 {
     struct node *n = open_node(100);
     hold(n, 0xff, 0xff);
-    struct node_request running = one_expert(1, 1, 0, true), bulk = one_expert(1, 2, 0, true), decode = one_expert(2, 3, 1, false);
+    struct node_request running = one_expert(1, 1, 0, true), bulk = one_expert(1, 2, 0, true),
+                        decode = one_expert(2, 3, 1, false);
     submit(n, &running);
     submit(n, &bulk);
     submit(n, &decode);
@@ -119,7 +139,8 @@ Test(node, a_batch_is_bounded_but_never_empty)
 {
     struct node *n = open_node(2);
     hold(n, 0xff, 0xff);
-    struct node_request first = one_expert(1, 1, 0, false), large = two_experts(1, 2, 0, false), next = one_expert(1, 3, 0, false);
+    struct node_request first = one_expert(1, 1, 0, false), large = two_experts(1, 2, 0, false),
+                        next = one_expert(1, 3, 0, false);
     submit(n, &first);
     submit(n, &large);
     submit(n, &next);
@@ -150,7 +171,8 @@ Test(node, a_stream_that_is_gone_takes_its_waiting_steps_along)
 {
     struct node *n = open_node(100);
     hold(n, 0xff, 0xff);
-    struct node_request running = one_expert(1, 1, 0, false), waiting = one_expert(1, 2, 0, false), other = one_expert(2, 3, 0, false);
+    struct node_request running = one_expert(1, 1, 0, false), waiting = one_expert(1, 2, 0, false),
+                        other = one_expert(2, 3, 0, false);
     submit(n, &running);
     submit(n, &waiting);
     submit(n, &other);
@@ -159,7 +181,8 @@ Test(node, a_stream_that_is_gone_takes_its_waiting_steps_along)
     cr_expect_eq(todo.items[0].kind, NODE_ACT_DISCARD);
     cr_expect_eq(todo.items[0].request, &waiting);
     todo = computed(n);
-    cr_expect_eq(todo.items[0].request, &running); /* its batch was under way: given back like any other */
+    cr_expect_eq(todo.items[0].request,
+                 &running); /* its batch was under way: given back like any other */
     cr_expect_eq(todo.items[1].batch->n_requests, 1);
     computed(n);
     node_close(n);
@@ -171,7 +194,8 @@ Test(node, a_new_assignment_unloads_and_loads_one_by_one)
     hold(n, 0x03, 0x01);
     cr_expect(node_holds(n, 0, 1) && node_holds(n, 1, 0) && !node_holds(n, 1, 1));
     uint8_t held[2] = {0x01, 0x03};
-    struct node_actions todo = step(n, (struct node_event){.kind = NODE_ASSIGN, .assign = {4, held}});
+    struct node_actions todo =
+        step(n, (struct node_event){.kind = NODE_ASSIGN, .assign = {4, held}});
     cr_assert_eq(todo.n, 2);
     cr_expect_eq(todo.items[0].kind, NODE_ACT_UNLOAD);
     cr_expect_eq(todo.items[0].expert, 1);
@@ -194,7 +218,8 @@ Test(node, a_failed_batch_refuses_its_steps_and_goes_on)
     struct err full = {ERR_EXHAUSTED, "no memory for a batch"};
     submit(n, &a);
     submit(n, &b);
-    struct node_actions todo = step(n, (struct node_event){.kind = NODE_COMPUTED, .done = {false, &full}});
+    struct node_actions todo =
+        step(n, (struct node_event){.kind = NODE_COMPUTED, .done = {false, &full}});
     cr_expect_eq(todo.items[0].kind, NODE_ACT_REFUSE);
     cr_expect_eq(todo.items[0].code, ERR_EXHAUSTED);
     cr_expect_eq(todo.items[1].batch->requests[0], &b);

@@ -38,10 +38,21 @@ struct fake {
 
 static struct expert_hello fake_hello(const struct fake *f, struct frame_bitmap maps[LAYERS])
 {
-    for (unsigned l = 0; l < LAYERS; l++) maps[l] = (struct frame_bitmap){f->held + l * ROW, ROW};
-    return (struct expert_hello){.protocol = FRAME_PROTOCOL, .model_digest = f->digest, .numerics = 1, .wire_profile = 1,
-                                 .quantize = "none", .id = f->id, .incarnation = f->incarnation, .kernels = "avx2", .held = maps,
-                                 .n_layers = LAYERS, .expert_bytes = 1000, .threads = 2, .pinned = f->pinned};
+    for (unsigned l = 0; l < LAYERS; l++)
+        maps[l] = (struct frame_bitmap){f->held + l * ROW, ROW};
+    return (struct expert_hello){.protocol = FRAME_PROTOCOL,
+                                 .model_digest = f->digest,
+                                 .numerics = 1,
+                                 .wire_profile = 1,
+                                 .quantize = "none",
+                                 .id = f->id,
+                                 .incarnation = f->incarnation,
+                                 .kernels = "avx2",
+                                 .held = maps,
+                                 .n_layers = LAYERS,
+                                 .expert_bytes = 1000,
+                                 .threads = 2,
+                                 .pinned = f->pinned};
 }
 
 static void say(struct fake_call *c, const struct expert_reply *r)
@@ -49,7 +60,8 @@ static void say(struct fake_call *c, const struct expert_reply *r)
     struct buf header = {0};
     /* Without memory the call ends, as a node's does. */
     if (frame_encode_reply(r, &header, NULL) != ERR_OK ||
-        !rpc_call_send(c->call, &(struct rpc_out){.header = header.data, .header_bytes = header.len}))
+        !rpc_call_send(c->call,
+                       &(struct rpc_out){.header = header.data, .header_bytes = header.len}))
         rpc_call_finish(c->call, 8, "no memory");
     buf_free(&header);
 }
@@ -66,7 +78,9 @@ static void tell_holdings(struct fake *f, enum err_code code, const char *text)
 {
     struct frame_bitmap maps[LAYERS];
     struct expert_hello h = fake_hello(f, maps);
-    say(lane(f, 1), &(struct expert_reply){.kind = EXPERT_REPLY_HOLDINGS, .hello = &h, .error = code, .error_text = text});
+    say(lane(f, 1),
+        &(struct expert_reply){
+            .kind = EXPERT_REPLY_HOLDINGS, .hello = &h, .error = code, .error_text = text});
 }
 
 static enum err_code fake_on_call(void *ctx, struct rpc_call *c, void **call_ctx, struct err *why)
@@ -89,7 +103,8 @@ static void fake_on_message(void *ctx, struct rpc_call *call, struct rpc_message
     struct err why = {0};
     struct frame_bitmap maps[LAYERS];
     enum err_code rc = frame_decode_request(m, &q, &why);
-    if (rc == ERR_EXHAUSTED) { /* the test of failing allocations: the node is of the same process */
+    if (rc ==
+        ERR_EXHAUSTED) { /* the test of failing allocations: the node is of the same process */
         rpc_call_finish(call, err_grpc_status(rc), why.text);
         rpc_message_free(m);
         return;
@@ -99,15 +114,19 @@ static void fake_on_message(void *ctx, struct rpc_call *call, struct rpc_message
         f->hellos++;
         c->lane = q->hello->lane;
         struct expert_hello h = fake_hello(f, maps);
-        if (f->refuse) rpc_call_finish(call, 9, "model digest: ours is B, theirs A");
-        else if (!f->mute) say(c, &(struct expert_reply){.kind = EXPERT_REPLY_HELLO, .hello = &h});
+        if (f->refuse)
+            rpc_call_finish(call, 9, "model digest: ours is B, theirs A");
+        else if (!f->mute)
+            say(c, &(struct expert_reply){.kind = EXPERT_REPLY_HELLO, .hello = &h});
     } else if (q->kind == EXPERT_REQUEST_ASSIGN) {
         f->assigns++;
         cr_assert_eq(q->n_layers, LAYERS);
-        for (unsigned l = 0; l < LAYERS; l++) memcpy(f->asked + l * ROW, q->assign[l].bits, q->assign[l].bytes);
+        for (unsigned l = 0; l < LAYERS; l++)
+            memcpy(f->asked + l * ROW, q->assign[l].bits, q->assign[l].bytes);
     } else if (q->kind == EXPERT_REQUEST_PING) {
         f->pings++;
-        if (rpc_message_tensor_bytes(m) > f->largest_ping) f->largest_ping = rpc_message_tensor_bytes(m);
+        if (rpc_message_tensor_bytes(m) > f->largest_ping)
+            f->largest_ping = rpc_message_tensor_bytes(m);
         say(c, &(struct expert_reply){.kind = EXPERT_REPLY_PONG, .step = q->step});
     } else {
         f->steps++;
@@ -127,7 +146,8 @@ static void fake_open(struct fake *f, struct rpc *r, unsigned port)
     char address[64];
     struct err why = {0};
     f->r = r;
-    struct rpc_method m = {"/moesaic.v1.ExpertService/Stream", fake_on_call, {fake_on_message, NULL, fake_on_done}, f};
+    struct rpc_method m = {
+        "/moesaic.v1.ExpertService/Stream", fake_on_call, {fake_on_message, NULL, fake_on_done}, f};
     snprintf(address, sizeof address, "127.0.0.1:%u", port);
     cr_assert_eq(rpc_server_open(r, address, &m, 1, &f->server, &why), ERR_OK, "%s", why.text);
 }
@@ -150,8 +170,10 @@ static void on_lane(void *ctx, uint32_t node, enum dispatch_lane l, bool up)
     cr_expect_eq(node, 4u);
     cr_expect_neq(g->up[l], up, "told twice");
     g->up[l] = up;
-    if (up) g->ups++;
-    else g->downs++;
+    if (up)
+        g->ups++;
+    else
+        g->downs++;
 }
 
 static void on_state(void *ctx, uint32_t node)
@@ -160,7 +182,8 @@ static void on_state(void *ctx, uint32_t node)
     ((struct rig *)ctx)->states++;
 }
 
-static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r, const struct rpc_message *m)
+static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r,
+                      const struct rpc_message *m)
 {
     (void)node;
     (void)r;
@@ -176,12 +199,13 @@ static bool is_state(struct rig *g, enum node_link_state s)
 }
 
 /* Poll until the condition holds, 5 s at most. */
-#define REACH(condition)                                                                                     \
-    do {                                                                                                     \
-        uint64_t end = clock_now_us() + 5000000;                                                             \
-        while (!(condition) && clock_now_us() < end) rpc_poll(g->r, 10000);                                  \
-        cr_assert(condition, "state %s: %s", node_link_state_name(node_link_state(g->link)),                 \
-                  node_link_reason(g->link));                                                                \
+#define REACH(condition)                                                                           \
+    do {                                                                                           \
+        uint64_t end = clock_now_us() + 5000000;                                                   \
+        while (!(condition) && clock_now_us() < end)                                               \
+            rpc_poll(g->r, 10000);                                                                 \
+        cr_assert(condition, "state %s: %s", node_link_state_name(node_link_state(g->link)),       \
+                  node_link_reason(g->link));                                                      \
     } while (0)
 
 static void rig_open(struct rig *g)
@@ -194,16 +218,28 @@ static void rig_open(struct rig *g)
     g->fake.incarnation = 1;
     g->fits = true;
     fake_open(&g->fake, g->r, 0);
-    g->hello = (struct expert_hello){.protocol = FRAME_PROTOCOL, .model_digest = "A", .numerics = 1, .wire_profile = 1,
-                                     .quantize = "none", .id = "test", .epoch = 1};
+    g->hello = (struct expert_hello){.protocol = FRAME_PROTOCOL,
+                                     .model_digest = "A",
+                                     .numerics = 1,
+                                     .wire_profile = 1,
+                                     .quantize = "none",
+                                     .id = "test",
+                                     .epoch = 1};
     uint8_t *assign = mem_zalloc(LAYERS * ROW);
     cr_assert_not_null(assign);
     assign[0] = 0x05;
     assign[3] = 0x02;
     char target[64];
     snprintf(target, sizeof target, "127.0.0.1:%u", rpc_server_port(g->fake.server));
-    struct node_link_cfg cfg = {.node = 4, .target = target, .rpc = g->r, .hello = &g->hello, .n_layers = LAYERS,
-                                .n_experts = EXPERTS, .assign = assign, .handlers = {on_lane, on_state, on_result}, .ctx = g};
+    struct node_link_cfg cfg = {.node = 4,
+                                .target = target,
+                                .rpc = g->r,
+                                .hello = &g->hello,
+                                .n_layers = LAYERS,
+                                .n_experts = EXPERTS,
+                                .assign = assign,
+                                .handlers = {on_lane, on_state, on_result},
+                                .ctx = g};
     cr_assert_eq(node_link_open(&cfg, &g->link, &why), ERR_OK, "%s", why.text);
 }
 
@@ -306,11 +342,13 @@ Test(node_link, the_bulk_lane_of_another_process_is_not_used)
     hold_all(g);
     rig_open(g);
     REACH(g->up[0] && g->up[1]);
-    g->fake.incarnation = 2; /* as if the node had been restarted, and the bulk lane noticed first */
+    g->fake.incarnation =
+        2; /* as if the node had been restarted, and the bulk lane noticed first */
     unsigned hellos = g->fake.hellos;
     rpc_call_finish(lane(&g->fake, RPC_LANE_BULK)->call, 14, "broken");
     REACH(g->fake.hellos > hellos);
-    for (int i = 0; i < 20; i++) rpc_poll(g->r, 5000);
+    for (int i = 0; i < 20; i++)
+        rpc_poll(g->r, 5000);
     cr_expect_not(g->up[DISPATCH_BULK]);
     rpc_call_finish(lane(&g->fake, RPC_LANE_DECODE)->call, 14, "broken");
     REACH(g->up[0] && g->up[1]);
@@ -347,12 +385,16 @@ Test(node_link, a_node_that_cannot_load_says_why)
     struct rig rig = {0}, *g = &rig;
     rig_open(g);
     REACH(g->fake.assigns == 1);
-    tell_holdings(&g->fake, ERR_EXHAUSTED, "3 more experts need 2 GiB, and 1 GiB are available\n\x01\xff");
+    tell_holdings(&g->fake, ERR_EXHAUSTED,
+                  "3 more experts need 2 GiB, and 1 GiB are available\n\x01\xff");
     REACH(is_state(g, NODE_LINK_REFUSED));
-    cr_expect_str_eq(node_link_reason(g->link), "3 more experts need 2 GiB, and 1 GiB are available???");
+    cr_expect_str_eq(node_link_reason(g->link),
+                     "3 more experts need 2 GiB, and 1 GiB are available???");
     rpc_call_finish(lane(&g->fake, RPC_LANE_BULK)->call, 14, "broken");
-    for (int i = 0; i < 100 && !g->fake.calls[1].used; i++) rpc_poll(g->r, 5000);
-    for (int i = 0; i < 40; i++) rpc_poll(g->r, 10000);
+    for (int i = 0; i < 100 && !g->fake.calls[1].used; i++)
+        rpc_poll(g->r, 5000);
+    for (int i = 0; i < 40; i++)
+        rpc_poll(g->r, 10000);
     cr_expect(is_state(g, NODE_LINK_REFUSED), "the bulk lane changes nothing");
     rig_close(g);
 }
@@ -376,12 +418,15 @@ Test(node_link, an_answer_that_does_not_fit_drops_the_lane)
     rig_open(g);
     REACH(g->up[0] && g->up[1]);
     g->fits = false;
-    say(lane(&g->fake, 1), &(struct expert_reply){.kind = EXPERT_REPLY_ERROR, .step = 9, .error = ERR_INTERNAL, .error_text = "x"});
+    say(lane(&g->fake, 1),
+        &(struct expert_reply){
+            .kind = EXPERT_REPLY_ERROR, .step = 9, .error = ERR_INTERNAL, .error_text = "x"});
     REACH(g->results == 1 && !g->up[0]);
     REACH(g->up[0] && g->up[1]);
     /* Garbage, and an answer before the hello. */
     unsigned downs = g->downs;
-    cr_expect(rpc_call_send(lane(&g->fake, 2)->call, &(struct rpc_out){.header = "\xff\xff\xff", .header_bytes = 3}));
+    cr_expect(rpc_call_send(lane(&g->fake, 2)->call,
+                            &(struct rpc_out){.header = "\xff\xff\xff", .header_bytes = 3}));
     REACH(g->downs > downs);
     g->fake.mute = true;
     rpc_call_finish(lane(&g->fake, 1)->call, 14, "broken");
@@ -412,7 +457,8 @@ Test(node_link, sending_on_a_lane_that_is_down_frees_the_rows)
     rig_open(g);
     struct expert_request q = {.kind = EXPERT_REQUEST_PING, .step = 1};
     void *rows = mem_zalloc(100);
-    cr_expect_not(node_link_send(g->link, DISPATCH_BULK, &q, rows, 100), "not connected yet"); /* a leak shows in the sanitizer */
+    cr_expect_not(node_link_send(g->link, DISPATCH_BULK, &q, rows, 100),
+                  "not connected yet"); /* a leak shows in the sanitizer */
     REACH(g->fake.hellos == 2);
     rig_close(g);
 }
@@ -421,9 +467,11 @@ Test(node_link, lack_of_memory_delays_and_breaks_nothing)
 {
     struct rig rig = {0}, *g = &rig;
     rig_open(g);
-    for (uint64_t n = 1; n < 60; n++) { /* each time the lanes come up, allocation n and those after it fail for a while */
+    for (uint64_t n = 1; n < 60;
+         n++) { /* each time the lanes come up, allocation n and those after it fail for a while */
         mem_fail_at(n);
-        for (int i = 0; i < 3; i++) rpc_poll(g->r, 500);
+        for (int i = 0; i < 3; i++)
+            rpc_poll(g->r, 500);
         mem_fail_at(0);
     }
     hold_all(g);

@@ -33,8 +33,9 @@ Test(options, addresses_get_the_default_host_and_port)
 
 Test(options, a_bad_address_is_named)
 {
-    static const char *const bad[] = {"::1", "::1:8080", "fe80::1", "[::1", "[]:80", "[::1]x", "h:", "h:65536", "h:-1", "h: 1", "h:80x",
-                                      "h:99999999999999999999"};
+    static const char *const bad[] = {"::1",   "::1:8080", "fe80::1", "[::1",
+                                      "[]:80", "[::1]x",   "h:",      "h:65536",
+                                      "h:-1",  "h: 1",     "h:80x",   "h:99999999999999999999"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const char *said = split(bad[i]);
         cr_expect_eq(strncmp(said, "refused: address ", 17), 0, "%s: %s", bad[i], said);
@@ -48,10 +49,22 @@ Test(options, a_bad_address_is_named)
 
 Test(options, only_this_machine_is_loopback)
 {
-    static const char *const here[] = {"127.0.0.1", "127.9.9.9", "::1", "localhost", "LocalHost", "0:0:0:0:0:0:0:1"};
-    static const char *const elsewhere[] = {"0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "127.0.0.1.example.org", "127.999.0.1", "127.0.0",
-                                            " 127.0.0.1", "+127.0.0.1", "::ffff:127.0.0.1", "localhost.example.org", ""};
-    for (size_t i = 0; i < sizeof here / sizeof *here; i++) cr_expect(options_is_loopback(here[i]), "%s", here[i]);
+    static const char *const here[] = {"127.0.0.1", "127.9.9.9", "::1",
+                                       "localhost", "LocalHost", "0:0:0:0:0:0:0:1"};
+    static const char *const elsewhere[] = {"0.0.0.0",
+                                            "::",
+                                            "10.0.0.1",
+                                            "128.0.0.1",
+                                            "127.0.0.1.example.org",
+                                            "127.999.0.1",
+                                            "127.0.0",
+                                            " 127.0.0.1",
+                                            "+127.0.0.1",
+                                            "::ffff:127.0.0.1",
+                                            "localhost.example.org",
+                                            ""};
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        cr_expect(options_is_loopback(here[i]), "%s", here[i]);
     for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
         cr_expect_not(options_is_loopback(elsewhere[i]), "%s", elsewhere[i]);
 }
@@ -65,10 +78,17 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct parsed *p = state->input;
     switch (key) {
-    case 300: p->count = (unsigned)options_number(state, "the-count", arg, 2, 40); break;
-    case 301: p->flag++; break;
-    case ARGP_KEY_ARG: p->n_args++; break;
-    default: return ARGP_ERR_UNKNOWN;
+    case 300:
+        p->count = (unsigned)options_number(state, "the-count", arg, 2, 40);
+        break;
+    case 301:
+        p->flag++;
+        break;
+    case ARGP_KEY_ARG:
+        p->n_args++;
+        break;
+    default:
+        return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }

@@ -14,7 +14,8 @@ Test(placement, spread_goes_round_all_nodes)
     cr_assert_eq(placement_replicas(p, 1, 6, &nodes), 2);
     cr_expect_eq(nodes[0], 3);
     cr_expect_eq(nodes[1], 0);
-    cr_expect(placement_holds(p, 3, 1, 6) && placement_holds(p, 0, 1, 6) && !placement_holds(p, 1, 1, 6));
+    cr_expect(placement_holds(p, 3, 1, 6) && placement_holds(p, 0, 1, 6) &&
+              !placement_holds(p, 1, 1, 6));
     cr_expect_eq(placement_epoch(p), 1);
     cr_expect_eq(placement_n_nodes(p), 4);
     placement_release(p);
@@ -36,7 +37,8 @@ Test(placement, a_seed_permutes_each_layer_and_keeps_the_balance)
             count[a[0]]++;
             moved += a[0] != (layer + e) % 4;
         }
-        for (int n = 0; n < 4; n++) cr_expect_eq(count[n], 16);
+        for (int n = 0; n < 4; n++)
+            cr_expect_eq(count[n], 16);
     }
     cr_expect_gt(moved, 6 * 64 / 2);
     placement_release(p);
@@ -62,7 +64,8 @@ Test(placement, holdings_bitmaps_round_trip_and_gaps_are_found)
         held[n] = placement_node_bitmap(p, n);
         cr_assert_not_null(held[n]);
     }
-    cr_assert_eq(placement_from_holdings(2, 10, 3, (const uint8_t *const *)held, 7, &q, NULL), ERR_OK);
+    cr_assert_eq(placement_from_holdings(2, 10, 3, (const uint8_t *const *)held, 7, &q, NULL),
+                 ERR_OK);
     for (uint32_t l = 0; l < 2; l++)
         for (uint32_t e = 0; e < 10; e++)
             for (uint32_t n = 0; n < 3; n++)
@@ -75,7 +78,7 @@ Test(placement, holdings_bitmaps_round_trip_and_gaps_are_found)
     const uint16_t *nodes;
     placement_replicas(p, 1, 4, &nodes);
     uint32_t n = nodes[0];
-    held[n][2 + 0] &= (uint8_t)~(1u << 4);
+    held[n][2 + 0] &= (uint8_t) ~(1u << 4);
     const uint8_t *some[3] = {held[0], held[1], held[2]};
     cr_assert_eq(placement_from_holdings(2, 10, 3, some, 8, &q, NULL), ERR_OK);
     cr_expect_eq(placement_missing(q, moe, &layer, &expert), 1);
@@ -85,7 +88,8 @@ Test(placement, holdings_bitmaps_round_trip_and_gaps_are_found)
     cr_assert_eq(placement_from_holdings(2, 10, 3, some, 9, &q, NULL), ERR_OK);
     cr_expect_geq(placement_missing(q, moe, &layer, &expert), 3);
     placement_release(q);
-    for (int i = 0; i < 3; i++) mem_free(held[i]);
+    for (int i = 0; i < 3; i++)
+        mem_free(held[i]);
     placement_release(p);
 }
 
@@ -100,11 +104,13 @@ Test(placement, replicas_from_holdings_are_all_different_and_first_choices_sprea
         const uint16_t *nodes;
         uint32_t seen = 0;
         cr_assert_eq(placement_replicas(p, 0, e, &nodes), 4);
-        for (int i = 0; i < 4; i++) seen |= 1u << nodes[i];
+        for (int i = 0; i < 4; i++)
+            seen |= 1u << nodes[i];
         cr_expect_eq(seen, 15);
         first[nodes[0]]++;
     }
-    for (int n = 0; n < 4; n++) cr_expect_eq(first[n], 4);
+    for (int n = 0; n < 4; n++)
+        cr_expect_eq(first[n], 4);
     placement_release(p);
 }
 

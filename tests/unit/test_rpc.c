@@ -53,8 +53,12 @@ static void echo_message(void *ctx, struct rpc_call *c, struct rpc_message *m)
     uint8_t *copy = malloc(nt + 1);
     rpc_message_tensor_copy(m, 0, copy, nt);
     struct rpc_part part = {copy, nt};
-    cr_expect(rpc_call_send(c, &(struct rpc_out){.header = h, .header_bytes = nh, .tensor = &part, .n_parts = 1,
-                                                 .release = free, .release_ctx = copy}));
+    cr_expect(rpc_call_send(c, &(struct rpc_out){.header = h,
+                                                 .header_bytes = nh,
+                                                 .tensor = &part,
+                                                 .n_parts = 1,
+                                                 .release = free,
+                                                 .release_ctx = copy}));
     rpc_message_free(m);
 }
 
@@ -128,7 +132,8 @@ static void released(void *ctx)
 static bool reach(struct rpc *r, const unsigned *what, unsigned n, unsigned ms)
 {
     uint64_t end = clock_now_us() + ms * 1000ull;
-    while (*what < n && clock_now_us() < end) rpc_poll(r, 10000);
+    while (*what < n && clock_now_us() < end)
+        rpc_poll(r, 10000);
     return *what >= n;
 }
 
@@ -152,9 +157,10 @@ static void pair_open(struct pair *p)
     struct err why = {0};
     cr_assert_eq(rpc_open(&p->r, &why), ERR_OK, "%s", why.text);
     struct rpc_method m = echo_method(&p->echo);
-    cr_assert_eq(rpc_server_open(p->r, "127.0.0.1:0", &m, 1, &p->server, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(rpc_link_open(p->r, address(rpc_server_port(p->server)), RPC_LANE_DECODE, ECHO, &handlers, &p->client,
-                               &p->link, &why),
+    cr_assert_eq(rpc_server_open(p->r, "127.0.0.1:0", &m, 1, &p->server, &why), ERR_OK, "%s",
+                 why.text);
+    cr_assert_eq(rpc_link_open(p->r, address(rpc_server_port(p->server)), RPC_LANE_DECODE, ECHO,
+                               &handlers, &p->client, &p->link, &why),
                  ERR_OK, "%s", why.text);
     cr_assert(reach(p->r, &p->client.opens, 1, 3000));
 }
@@ -179,13 +185,19 @@ Test(rpc, messages_of_every_size_come_back_unchanged)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         size_t n = sizes[i];
         uint8_t *data = malloc(n + 1);
-        for (size_t k = 0; k < n; k++) data[k] = (uint8_t)(k * 31 + (k >> 8) + i);
+        for (size_t k = 0; k < n; k++)
+            data[k] = (uint8_t)(k * 31 + (k >> 8) + i);
         /* A valid header: field 1, varint; then a packed field 7 whose bytes look like field 15. */
         uint8_t header[] = {0x08, (uint8_t)i, 0x3a, 3, 0x7a, 0x7a, 0x01};
         size_t third = n / 3;
-        struct rpc_part parts[3] = {{data, third}, {data + third, third}, {data + 2 * third, n - 2 * third}};
-        struct rpc_out out = {.header = header, .header_bytes = sizeof header, .tensor = parts, .n_parts = 3,
-                              .release = i % 2 ? released : NULL, .release_ctx = &p.client};
+        struct rpc_part parts[3] = {
+            {data, third}, {data + third, third}, {data + 2 * third, n - 2 * third}};
+        struct rpc_out out = {.header = header,
+                              .header_bytes = sizeof header,
+                              .tensor = parts,
+                              .n_parts = 3,
+                              .release = i % 2 ? released : NULL,
+                              .release_ctx = &p.client};
         cr_expect(rpc_link_send(p.link, &out));
         cr_assert(reach(p.r, &p.client.messages, ++sent, 3000), "size %zu", n);
         cr_expect_eq(p.client.header_bytes, sizeof header);
@@ -205,9 +217,11 @@ Test(rpc, many_queued_messages_keep_their_order)
     pair_open(&p);
     uint32_t body[4096];
     for (uint32_t i = 0; i < 300; i++) {
-        for (uint32_t k = 0; k < 4096; k++) body[k] = i;
+        for (uint32_t k = 0; k < 4096; k++)
+            body[k] = i;
         struct rpc_part part = {body, sizeof body};
-        cr_assert(rpc_link_send(p.link, &(struct rpc_out){.tensor = &part, .n_parts = 1})); /* copied: body changes */
+        cr_assert(rpc_link_send(
+            p.link, &(struct rpc_out){.tensor = &part, .n_parts = 1})); /* copied: body changes */
     }
     cr_expect_gt(rpc_link_unsent(p.link), 0u);
     for (uint32_t i = 0; i < 300; i++) {
@@ -229,7 +243,8 @@ Test(rpc, releases_once_when_nothing_can_be_sent)
     uint8_t byte = 7;
     struct rpc_part huge = {&byte, (size_t)LIMIT_FRAME_BYTES};
     struct rpc_part one = {&byte, 1}, none = {NULL, 0};
-    struct rpc_out out = {.tensor = &huge, .n_parts = 1, .release = released, .release_ctx = &p.client};
+    struct rpc_out out = {
+        .tensor = &huge, .n_parts = 1, .release = released, .release_ctx = &p.client};
     cr_expect_not(rpc_link_send(p.link, &out)); /* over the limit */
     cr_expect_eq(p.client.released, 1u);
     out.tensor = &none;
@@ -248,7 +263,8 @@ Test(rpc, releases_once_when_nothing_can_be_sent)
     static uint8_t block[1 << 20];
     struct rpc_part big = {block, sizeof block};
     out.tensor = &big;
-    for (unsigned i = 0; i < 50; i++) cr_expect(rpc_link_send(p.link, &out));
+    for (unsigned i = 0; i < 50; i++)
+        cr_expect(rpc_link_send(p.link, &out));
     pair_close(&p);
     cr_expect_eq(p.client.released, 54u);
 }
@@ -289,7 +305,8 @@ Test(rpc, closing_inside_a_callback_is_safe)
     pair_open(&p);
     p.client.close_on_message = true;
     for (unsigned i = 0; i < 3; i++)
-        cr_expect(rpc_link_send(p.link, &(struct rpc_out){.header = "\x08\x01", .header_bytes = 2}));
+        cr_expect(
+            rpc_link_send(p.link, &(struct rpc_out){.header = "\x08\x01", .header_bytes = 2}));
     cr_assert(reach(p.r, &p.client.messages, 1, 3000));
     cr_assert(reach(p.r, &p.echo.cancelled, 1, 3000));
     cr_expect_eq(p.client.messages, 1u);
@@ -300,7 +317,9 @@ Test(rpc, closing_inside_a_callback_is_safe)
     struct rpc_link *l;
     struct err why;
     char *to = address(rpc_server_port(p.server));
-    cr_assert_eq(rpc_link_open(p.r, to, RPC_LANE_DECODE, "/no/Method", &handlers, &second, &l, &why), ERR_OK);
+    cr_assert_eq(
+        rpc_link_open(p.r, to, RPC_LANE_DECODE, "/no/Method", &handlers, &second, &l, &why),
+        ERR_OK);
     cr_assert(reach(p.r, &second.downs, 1, 3000));
     cr_expect_eq(second.status, 12);
     cr_expect(strstr(second.text, "/no/Method"), "%s", second.text);
@@ -314,14 +333,18 @@ Test(rpc, a_link_to_nobody_says_so_once_and_closes)
     cr_assert_eq(rpc_open(&r, &why), ERR_OK);
     struct client c = {0};
     struct rpc_link *l;
-    cr_assert_eq(rpc_link_open(r, "127.0.0.1:1", RPC_LANE_BULK, ECHO, &handlers, &c, &l, &why), ERR_OK);
+    cr_assert_eq(rpc_link_open(r, "127.0.0.1:1", RPC_LANE_BULK, ECHO, &handlers, &c, &l, &why),
+                 ERR_OK);
     cr_assert(reach(r, &c.downs, 1, 3000));
     cr_expect_eq(c.status, 14);
     cr_expect(strstr(c.text, "127.0.0.1:1"));
-    for (unsigned i = 0; i < 60; i++) rpc_poll(r, 10000);
+    for (unsigned i = 0; i < 60; i++)
+        rpc_poll(r, 10000);
     cr_expect_eq(c.downs, 1u);
     struct rpc_part part = {&c, 1};
-    cr_expect_not(rpc_link_send(l, &(struct rpc_out){.tensor = &part, .n_parts = 1, .release = released, .release_ctx = &c}));
+    cr_expect_not(rpc_link_send(
+        l,
+        &(struct rpc_out){.tensor = &part, .n_parts = 1, .release = released, .release_ctx = &c}));
     cr_expect_eq(c.released, 1u);
     rpc_link_close(l);
     rpc_close(r);
@@ -350,14 +373,16 @@ Test(rpc, two_lanes_are_two_connections)
     struct client c = {0};
     struct rpc_link *l;
     struct err why;
-    cr_assert_eq(rpc_link_open(p.r, address(rpc_server_port(p.server)), RPC_LANE_BULK, ECHO, &handlers, &c, &l, &why),
+    cr_assert_eq(rpc_link_open(p.r, address(rpc_server_port(p.server)), RPC_LANE_BULK, ECHO,
+                               &handlers, &c, &l, &why),
                  ERR_OK);
     cr_assert(reach(p.r, &c.opens, 1, 3000));
     char line[512];
     char want[32];
     snprintf(want, sizeof want, ":%04X ", rpc_server_port(p.server));
     unsigned established = 0;
-    static const char *const tables[] = {"/proc/net/tcp", "/proc/net/tcp6"}; /* gRPC binds mapped addresses */
+    static const char *const tables[] = {"/proc/net/tcp",
+                                         "/proc/net/tcp6"}; /* gRPC binds mapped addresses */
     for (unsigned i = 0; i < 2; i++) {
         FILE *f = fopen(tables[i], "r");
         while (f != NULL && fgets(line, sizeof line, f)) {
@@ -415,22 +440,33 @@ Test(rpc, health_is_checked_and_watched)
     unsigned shared[2] = {0, 0};
     pthread_t thread;
     pthread_create(&thread, NULL, serve_health, shared);
-    while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == 0) usleep(1000);
+    while (__atomic_load_n(&shared[0], __ATOMIC_ACQUIRE) == 0)
+        usleep(1000);
     char *to = address(shared[0]);
     uint8_t *reply;
     size_t n;
-    cr_assert_eq(rpc_unary(r, to, "/grpc.health.v1.Health/Check", NULL, 0, 3000, &reply, &n, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(rpc_unary(r, to, "/grpc.health.v1.Health/Check", NULL, 0, 3000, &reply, &n, &why),
+                 ERR_OK, "%s", why.text);
     cr_expect(n == 2 && reply[0] == 8 && reply[1] == 2);
     mem_free(reply);
-    cr_expect_eq(rpc_unary(r, to, "/grpc.health.v1.Health/Check", "\x0a\x01x", 3, 3000, &reply, &n, &why), ERR_NOT_FOUND);
-    cr_expect_eq(rpc_unary(r, to, "/grpc.health.v1.Health/Check", "\xff\xff\xff", 3, 3000, &reply, &n, &why), ERR_INVALID);
-    cr_expect_eq(rpc_unary(r, to, "/grpc.health.v1.Health/Nothing", NULL, 0, 3000, &reply, &n, &why), ERR_UNSUPPORTED);
-    cr_expect_eq(rpc_unary(r, "127.0.0.1:1", "/a/B", NULL, 0, 3000, &reply, &n, &why), ERR_UNAVAILABLE);
+    cr_expect_eq(
+        rpc_unary(r, to, "/grpc.health.v1.Health/Check", "\x0a\x01x", 3, 3000, &reply, &n, &why),
+        ERR_NOT_FOUND);
+    cr_expect_eq(
+        rpc_unary(r, to, "/grpc.health.v1.Health/Check", "\xff\xff\xff", 3, 3000, &reply, &n, &why),
+        ERR_INVALID);
+    cr_expect_eq(
+        rpc_unary(r, to, "/grpc.health.v1.Health/Nothing", NULL, 0, 3000, &reply, &n, &why),
+        ERR_UNSUPPORTED);
+    cr_expect_eq(rpc_unary(r, "127.0.0.1:1", "/a/B", NULL, 0, 3000, &reply, &n, &why),
+                 ERR_UNAVAILABLE);
 
     struct client c = {0};
     struct rpc_link *l;
     struct rpc_link_handlers h = {client_open, client_message, note_down_and_stop};
-    cr_assert_eq(rpc_link_open(r, to, RPC_LANE_DECODE, "/grpc.health.v1.Health/Watch", &h, &c, &l, &why), ERR_OK);
+    cr_assert_eq(
+        rpc_link_open(r, to, RPC_LANE_DECODE, "/grpc.health.v1.Health/Watch", &h, &c, &l, &why),
+        ERR_OK);
     cr_assert(reach(r, &c.opens, 1, 3000));
     cr_expect(rpc_link_send(l, &(struct rpc_out){0}));
     cr_assert(reach(r, &c.messages, 1, 3000));
@@ -461,7 +497,8 @@ static void *keep_waking(void *arg)
     for (unsigned i = 1; i <= 1000; i++) {
         atomic_store(&w->asked, i);
         rpc_wake(w->r);
-        while (atomic_load(&w->seen) < i) sched_yield();
+        while (atomic_load(&w->seen) < i)
+            sched_yield();
     }
     return NULL;
 }
@@ -469,7 +506,8 @@ static void *keep_waking(void *arg)
 static void *wake_wildly(void *arg)
 {
     struct waker *w = arg;
-    for (unsigned i = 0; i < 5000; i++) rpc_wake(w->r);
+    for (unsigned i = 0; i < 5000; i++)
+        rpc_wake(w->r);
     return NULL;
 }
 
@@ -491,7 +529,8 @@ Test(rpc, a_wake_up_from_another_thread_ends_the_wait)
     pthread_create(&t[0], NULL, wake_wildly, &w);
     pthread_create(&t[1], NULL, wake_wildly, &w);
     unsigned n = 0;
-    for (unsigned i = 0; i < 200; i++) n += rpc_poll(w.r, 1000);
+    for (unsigned i = 0; i < 200; i++)
+        n += rpc_poll(w.r, 1000);
     pthread_join(t[0], NULL);
     pthread_join(t[1], NULL);
     cr_expect_geq(n, 1u);
@@ -542,11 +581,14 @@ __attribute__((constructor)) static void be_the_server(void)
     struct echo e = {0};
     struct rpc_method m = echo_method(&e);
     struct rpc_server *s;
-    if (rpc_open(&r, &why) != ERR_OK || rpc_server_open(r, address((unsigned)atoi(port)), &m, 1, &s, &why) != ERR_OK) _exit(1);
+    if (rpc_open(&r, &why) != ERR_OK ||
+        rpc_server_open(r, address((unsigned)atoi(port)), &m, 1, &s, &why) != ERR_OK)
+        _exit(1);
     char text[16];
     int n = snprintf(text, sizeof text, "%u\n", rpc_server_port(s));
     if (write(1, text, (size_t)n) != n) _exit(1);
-    for (;;) rpc_poll(r, UINT64_MAX);
+    for (;;)
+        rpc_poll(r, UINT64_MAX);
 }
 
 Test(rpc, a_killed_peer_is_noticed_and_found_again)
@@ -558,14 +600,16 @@ Test(rpc, a_killed_peer_is_noticed_and_found_again)
     struct client c = {0};
     struct rpc_link *l;
     cr_assert_eq(rpc_open(&r, &why), ERR_OK);
-    cr_assert_eq(rpc_link_open(r, address(port), RPC_LANE_DECODE, ECHO, &handlers, &c, &l, &why), ERR_OK);
+    cr_assert_eq(rpc_link_open(r, address(port), RPC_LANE_DECODE, ECHO, &handlers, &c, &l, &why),
+                 ERR_OK);
     cr_assert(reach(r, &c.opens, 1, 5000));
     static uint8_t block[1 << 20];
     struct rpc_part part = {block, sizeof block};
     struct rpc_out out = {.tensor = &part, .n_parts = 1, .release = released, .release_ctx = &c};
     cr_expect(rpc_link_send(l, &out));
     cr_assert(reach(r, &c.messages, 1, 3000));
-    for (unsigned i = 0; i < 20; i++) cr_expect(rpc_link_send(l, &out)); /* under way when it dies */
+    for (unsigned i = 0; i < 20; i++)
+        cr_expect(rpc_link_send(l, &out)); /* under way when it dies */
 
     uint64_t begin = clock_now_us();
     kill(pid, SIGKILL);
@@ -573,7 +617,8 @@ Test(rpc, a_killed_peer_is_noticed_and_found_again)
     cr_log_info("death noticed after %lu us", (unsigned long)(clock_now_us() - begin));
     cr_expect_eq(c.status, 14);
     waitpid(pid, NULL, 0);
-    for (unsigned i = 0; i < 50; i++) rpc_poll(r, 10000); /* half a second of refused connections */
+    for (unsigned i = 0; i < 50; i++)
+        rpc_poll(r, 10000); /* half a second of refused connections */
     cr_expect_eq(c.downs, 1u, "told once");
     cr_expect_eq(c.released, 21u);
 

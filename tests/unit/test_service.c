@@ -89,7 +89,8 @@ static void on_down(void *ctx, struct rpc_link *l, int status, const char *text)
 static bool reach(struct rig *g, const unsigned *what, unsigned n)
 {
     uint64_t end = clock_now_us() + 5000000;
-    while (*what < n && clock_now_us() < end) rpc_poll(g->r, 10000);
+    while (*what < n && clock_now_us() < end)
+        rpc_poll(g->r, 10000);
     return *what >= n;
 }
 
@@ -99,13 +100,17 @@ static void send(struct rig *g, const struct expert_request *q, const void *tens
     struct err why = {0};
     cr_assert_eq(frame_encode_request(q, &header, &why), ERR_OK, "%s", why.text);
     struct rpc_part part = {tensor, bytes};
-    struct rpc_out out = {.header = header.data, .header_bytes = header.len, .tensor = bytes > 0 ? &part : NULL, .n_parts = bytes > 0};
+    struct rpc_out out = {.header = header.data,
+                          .header_bytes = header.len,
+                          .tensor = bytes > 0 ? &part : NULL,
+                          .n_parts = bytes > 0};
     cr_assert(rpc_link_send(g->link, &out));
     buf_free(&header);
 }
 
 /* Send and wait for the answer. */
-static const struct expert_reply *ask(struct rig *g, const struct expert_request *q, const void *tensor, size_t bytes)
+static const struct expert_reply *ask(struct rig *g, const struct expert_request *q,
+                                      const void *tensor, size_t bytes)
 {
     unsigned n = g->replies;
     send(g, q, tensor, bytes);
@@ -115,22 +120,31 @@ static const struct expert_reply *ask(struct rig *g, const struct expert_request
 
 static struct expert_hello our_hello(const struct rig *g)
 {
-    return (struct expert_hello){.protocol = FRAME_PROTOCOL, .model_digest = g->digest, .numerics = NUMERICS_VERSION,
-                                 .wire_profile = WIRE_PROFILE, .quantize = g->quantize, .id = "test", .lane = RPC_LANE_DECODE};
+    return (struct expert_hello){.protocol = FRAME_PROTOCOL,
+                                 .model_digest = g->digest,
+                                 .numerics = NUMERICS_VERSION,
+                                 .wire_profile = WIRE_PROFILE,
+                                 .quantize = g->quantize,
+                                 .id = "test",
+                                 .lane = RPC_LANE_DECODE};
 }
 
 static void connect_to(struct rig *g)
 {
     static const struct rpc_link_handlers handlers = {on_open, on_message, on_down};
     struct err why = {0};
-    cr_assert_eq(rpc_link_open(g->r, g->target, RPC_LANE_DECODE, METHOD, &handlers, g, &g->link, &why), ERR_OK);
+    cr_assert_eq(
+        rpc_link_open(g->r, g->target, RPC_LANE_DECODE, METHOD, &handlers, g, &g->link, &why),
+        ERR_OK);
     cr_assert(reach(g, &g->opens, 1));
 }
 
 static void agree(struct rig *g)
 {
     struct expert_hello h = our_hello(g);
-    cr_assert_eq(ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_HELLO, .hello = &h}, NULL, 0)->kind, EXPERT_REPLY_HELLO);
+    cr_assert_eq(
+        ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_HELLO, .hello = &h}, NULL, 0)->kind,
+        EXPERT_REPLY_HELLO);
 }
 
 static void rig_open(struct rig *g, const char *model, const char *quantize, const char *pinned)
@@ -147,9 +161,16 @@ static void rig_open(struct rig *g, const char *model, const char *quantize, con
     cr_assert_eq(rpc_open(&g->node_rpc, &why), ERR_OK);
     cr_assert_eq(rpc_open(&g->r, &why), ERR_OK);
     cr_assert_eq(workers_open(2, 0, &g->workers, &why), ERR_OK);
-    if (pinned != NULL) cr_assert_eq(experts_spec_parse(pinned, g->hp, &g->pinned, &why), ERR_OK, "%s", why.text);
-    struct service_cfg cfg = {.file = g->file, .quantize = quantize, .kernels = g->kernels, .workers = g->workers, .rpc = g->node_rpc,
-                              .listen = "127.0.0.1:0", .id = "node", .pinned = pinned != NULL ? &g->pinned : NULL};
+    if (pinned != NULL)
+        cr_assert_eq(experts_spec_parse(pinned, g->hp, &g->pinned, &why), ERR_OK, "%s", why.text);
+    struct service_cfg cfg = {.file = g->file,
+                              .quantize = quantize,
+                              .kernels = g->kernels,
+                              .workers = g->workers,
+                              .rpc = g->node_rpc,
+                              .listen = "127.0.0.1:0",
+                              .id = "node",
+                              .pinned = pinned != NULL ? &g->pinned : NULL};
     cr_assert_eq(service_open(&cfg, &g->service, &why), ERR_OK, "%s", why.text);
     snprintf(g->target, sizeof g->target, "127.0.0.1:%u", service_port(g->service));
     cr_assert_eq(pthread_create(&g->thread, NULL, serve, g->service), 0);
@@ -178,15 +199,25 @@ static void rig_close(struct rig *g)
 }
 
 /* One step: `rows` rows for one expert, each asked once. */
-static const struct expert_reply *ask_step(struct rig *g, uint32_t layer, uint32_t expert, uint32_t rows, enum frame_format f,
-                                           const void *tensor, size_t bytes)
+static const struct expert_reply *ask_step(struct rig *g, uint32_t layer, uint32_t expert,
+                                           uint32_t rows, enum frame_format f, const void *tensor,
+                                           size_t bytes)
 {
     static uint64_t step;
     uint16_t e = (uint16_t)expert;
     uint32_t experts[1] = {e}, n[1] = {rows}, index[64];
-    for (uint32_t i = 0; i < rows; i++) index[i] = i;
-    struct expert_request q = {.kind = EXPERT_REQUEST_STEP, .step = ++step, .layer = layer, .format = f, .rows = rows,
-                               .experts = experts, .expert_rows = n, .n_experts = 1, .row_index = index, .n_index = rows};
+    for (uint32_t i = 0; i < rows; i++)
+        index[i] = i;
+    struct expert_request q = {.kind = EXPERT_REQUEST_STEP,
+                               .step = ++step,
+                               .layer = layer,
+                               .format = f,
+                               .rows = rows,
+                               .experts = experts,
+                               .expert_rows = n,
+                               .n_experts = 1,
+                               .row_index = index,
+                               .n_index = rows};
     const struct expert_reply *r = ask(g, &q, tensor, bytes);
     cr_expect_eq(r->step, step);
     return r;
@@ -203,7 +234,8 @@ Test(service, a_step_is_computed_and_other_steps_are_refused_one_by_one)
     cr_expect(g->reply->hello->pinned);
     cr_expect_eq(g->reply->hello->held[0].bits[0], 0x07);
     float rows[3 * 64];
-    for (int i = 0; i < 3 * 64; i++) rows[i] = (float)i / 64;
+    for (int i = 0; i < 3 * 64; i++)
+        rows[i] = (float)i / 64;
 
     const struct expert_reply *r = ask_step(g, 0, 1, 3, FRAME_F32, rows, sizeof rows);
     cr_expect_eq(r->kind, EXPERT_REPLY_RESULT, "%s", r->error_text);
@@ -213,7 +245,8 @@ Test(service, a_step_is_computed_and_other_steps_are_refused_one_by_one)
     rpc_message_tensor_copy(g->message, 0, whole, sizeof whole);
     ask_step(g, 0, 1, 1, FRAME_F32, rows + 128, 256);
     rpc_message_tensor_copy(g->message, 0, alone, sizeof alone);
-    cr_expect_arr_eq(alone, whole + 128, sizeof alone, "a row's result does not depend on the others");
+    cr_expect_arr_eq(alone, whole + 128, sizeof alone,
+                     "a row's result does not depend on the others");
 
     r = ask_step(g, 0, 3, 1, FRAME_F32, rows, 256);
     cr_expect_eq(r->error, ERR_NOT_FOUND);
@@ -247,8 +280,10 @@ Test(service, quantised_rows_with_minus_128_are_refused)
     uint32_t d = g->hp->hidden, each = d + d / 32 * 4;
     uint8_t *rows = mem_zalloc(40 * each);
     float scale = 0.5f;
-    for (uint32_t i = 0; i < 40 * d; i++) rows[i] = (uint8_t)(int8_t)(i % 255 - 127);
-    for (uint32_t i = 0; i < 40 * d / 32; i++) memcpy(rows + 40 * d + 4 * i, &scale, 4);
+    for (uint32_t i = 0; i < 40 * d; i++)
+        rows[i] = (uint8_t)(int8_t)(i % 255 - 127);
+    for (uint32_t i = 0; i < 40 * d / 32; i++)
+        memcpy(rows + 40 * d + 4 * i, &scale, 4);
     const struct expert_reply *r = ask_step(g, 0, 0, 40, FRAME_Q8, rows, 40 * each);
     cr_expect_eq(r->kind, EXPERT_REPLY_RESULT, "%s", r->error_text);
     rows[39 * d + d - 1] = 0x80;
@@ -271,8 +306,15 @@ Test(service, a_result_larger_than_an_answer_is_refused_before_it_is_made)
     uint32_t n = (64u << 20) / (64 * 4) + 1, experts[1] = {0};
     uint32_t *index = mem_zalloc_array(n, sizeof *index);
     float row[64] = {1};
-    struct expert_request q = {.kind = EXPERT_REQUEST_STEP, .step = 1, .format = FRAME_F32, .rows = 1, .experts = experts,
-                               .expert_rows = &n, .n_experts = 1, .row_index = index, .n_index = n};
+    struct expert_request q = {.kind = EXPERT_REQUEST_STEP,
+                               .step = 1,
+                               .format = FRAME_F32,
+                               .rows = 1,
+                               .experts = experts,
+                               .expert_rows = &n,
+                               .n_experts = 1,
+                               .row_index = index,
+                               .n_index = n};
     const struct expert_reply *r = ask(g, &q, row, sizeof row);
     cr_expect_eq(r->error, ERR_TOO_LARGE, "%s", r->error_text);
     mem_free(index);
@@ -299,11 +341,14 @@ Test(service, garbage_and_a_missing_hello_end_the_stream_only)
     static const struct {
         const char *bytes;
         size_t n;
-    } bad[] = {{"\xff\xff\xff\xff", 4}, {"", 0}, {"\x08\x02", 2}, {"\x08\x63", 2}, {"\x7a\x05zzzzz", 7}, {"\x08\x01\x12\x7f", 4}};
+    } bad[] = {{"\xff\xff\xff\xff", 4}, {"", 0},
+               {"\x08\x02", 2},         {"\x08\x63", 2},
+               {"\x7a\x05zzzzz", 7},    {"\x08\x01\x12\x7f", 4}};
     rig_open(g, "tiny-qwen3_moe", "none", "all");
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
         cr_assert(reach(g, &g->opens, i + 1));
-        cr_assert(rpc_link_send(g->link, &(struct rpc_out){.header = bad[i].bytes, .header_bytes = bad[i].n}));
+        cr_assert(rpc_link_send(
+            g->link, &(struct rpc_out){.header = bad[i].bytes, .header_bytes = bad[i].n}));
         cr_assert(reach(g, &g->downs, i + 1), "case %u", i);
         cr_expect_neq(g->status, 0);
         cr_expect_gt(strlen(g->down_text), 0u);
@@ -321,9 +366,15 @@ Test(service, pings_are_echoed_up_to_a_size)
     rig_open(g, "tiny-qwen3_moe", "none", NULL);
     agree(g);
     uint8_t *payload = mem_zalloc((1u << 20) + 1);
-    for (uint32_t i = 0; i < 256u << 10; i++) payload[i] = (uint8_t)(i * 7);
-    cr_expect_eq(ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_PING, .step = 77}, NULL, 0)->step, 77u);
-    cr_expect_eq(ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_PING, .step = 78}, payload, 256u << 10)->kind, EXPERT_REPLY_PONG);
+    for (uint32_t i = 0; i < 256u << 10; i++)
+        payload[i] = (uint8_t)(i * 7);
+    cr_expect_eq(
+        ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_PING, .step = 77}, NULL, 0)->step,
+        77u);
+    cr_expect_eq(ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_PING, .step = 78}, payload,
+                     256u << 10)
+                     ->kind,
+                 EXPERT_REPLY_PONG);
     cr_assert_eq(rpc_message_tensor_bytes(g->message), 256u << 10);
     uint8_t *back = mem_alloc(256u << 10);
     rpc_message_tensor_copy(g->message, 0, back, 256u << 10);
@@ -372,7 +423,9 @@ Test(service, a_pinned_node_takes_no_assignment)
     agree(g);
     uint8_t bits = 0xff;
     struct frame_bitmap maps[2] = {{&bits, 1}, {&bits, 1}};
-    const struct expert_reply *r = ask(g, &(struct expert_request){.kind = EXPERT_REQUEST_ASSIGN, .assign = maps, .n_layers = 2}, NULL, 0);
+    const struct expert_reply *r = ask(
+        g, &(struct expert_request){.kind = EXPERT_REQUEST_ASSIGN, .assign = maps, .n_layers = 2},
+        NULL, 0);
     cr_expect_eq(r->error, ERR_INVALID);
     cr_expect_eq(service_held(g->service), 1u);
     rig_close(g);
@@ -392,7 +445,8 @@ Test(service, a_node_that_ends_says_so_and_is_gone_soon)
     cr_assert_eq(pthread_create(&closer, NULL, close_service, s), 0);
     cr_assert(reach(g, &g->downs, 1));
     pthread_join(closer, NULL);
-    cr_expect_lt(clock_now_us() - began, 2000000u, "a coordinator's open streams do not hold it up");
+    cr_expect_lt(clock_now_us() - began, 2000000u,
+                 "a coordinator's open streams do not hold it up");
     cr_expect_eq(g->replies, n + 1);
     cr_expect_eq(g->reply->kind, EXPERT_REPLY_DRAINING);
     cr_expect_eq(g->status, 14);
@@ -408,16 +462,24 @@ Test(service, lack_of_memory_costs_steps_but_no_crash)
     agree(g);
     float row[64] = {1};
     uint32_t experts[1] = {1}, one[1] = {1}, index[1] = {0};
-    struct expert_request q = {.kind = EXPERT_REQUEST_STEP, .format = FRAME_F32, .rows = 1, .experts = experts, .expert_rows = one,
-                               .n_experts = 1, .row_index = index, .n_index = 1};
+    struct expert_request q = {.kind = EXPERT_REQUEST_STEP,
+                               .format = FRAME_F32,
+                               .rows = 1,
+                               .experts = experts,
+                               .expert_rows = one,
+                               .n_experts = 1,
+                               .row_index = index,
+                               .n_index = 1};
     for (uint64_t n = 1; n < 40; n++) {
         unsigned downs = g->downs;
         q.step = n;
         send(g, &q, row, sizeof row);
-        mem_fail_at(n); /* on the node, while we sleep: an answer, an error, a broken stream, or silence */
+        mem_fail_at(
+            n); /* on the node, while we sleep: an answer, an error, a broken stream, or silence */
         usleep(5000);
         mem_fail_at(0);
-        for (int i = 0; i < 4; i++) rpc_poll(g->r, 1000);
+        for (int i = 0; i < 4; i++)
+            rpc_poll(g->r, 1000);
         if (g->downs == downs && rpc_link_is_open(g->link)) continue;
         rpc_link_close(g->link);
         g->opens = 0;
@@ -437,8 +499,13 @@ Test(service, a_taken_port_is_named)
 {
     struct rig rig = {0}, *g = &rig;
     rig_open(g, "tiny-qwen3_moe", "none", NULL);
-    struct service_cfg cfg = {.file = g->file, .quantize = "none", .kernels = g->kernels, .workers = g->workers, .rpc = g->r,
-                              .listen = g->target, .id = "second"};
+    struct service_cfg cfg = {.file = g->file,
+                              .quantize = "none",
+                              .kernels = g->kernels,
+                              .workers = g->workers,
+                              .rpc = g->r,
+                              .listen = g->target,
+                              .id = "second"};
     struct service *second = NULL;
     struct err why = {0};
     cr_expect_eq(service_open(&cfg, &second, &why), ERR_UNAVAILABLE);

@@ -15,7 +15,8 @@ static struct tokenizer *open_tiny(void)
 {
     struct tokenizer *t;
     struct err why;
-    cr_assert_eq(tokenizer_open(TEST_DATA "/models/tiny-mixtral", &t, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(tokenizer_open(TEST_DATA "/models/tiny-mixtral", &t, &why), ERR_OK, "%s",
+                 why.text);
     return t;
 }
 
@@ -58,7 +59,10 @@ Test(text_stream, broken_bytes_leave_as_one_replacement_per_maximal_part)
 {
     struct tokenizer *t = open_tiny();
     struct buf out = {0};
-    stream_bytes(t, "\xE4\xBD" "A\xFF", 4, &out);
+    stream_bytes(t,
+                 "\xE4\xBD"
+                 "A\xFF",
+                 4, &out);
     cr_expect_str_eq(out.data, "||\uFFFDA|\uFFFD|");
     stream_bytes(t, "\xF0\x9F\x98", 3, &out);
     cr_expect_str_eq(out.data, "|||\uFFFD");
@@ -73,7 +77,8 @@ Test(text_stream, broken_bytes_leave_as_one_replacement_per_maximal_part)
 Test(text_stream, one_leading_space_of_the_whole_text_is_dropped)
 {
     struct tokenizer *t = open_tiny();
-    int32_t space = tokenizer_find(t, "\xE2\x96\x81", 3), ids[] = {space, space, byte_id(t, 'x'), space};
+    int32_t space = tokenizer_find(t, "\xE2\x96\x81", 3),
+            ids[] = {space, space, byte_id(t, 'x'), space};
     struct buf out = {0};
     struct err why;
     cr_assert_eq(tokenizer_decode(t, ids, 4, true, &out, &why), ERR_OK);
@@ -120,7 +125,8 @@ static void start(struct stop_matcher *m, size_t n, const char *const *stops)
 {
     size_t lens[LIMIT_STOP_STRINGS];
     struct err why;
-    for (size_t i = 0; i < n; i++) lens[i] = strlen(stops[i]);
+    for (size_t i = 0; i < n; i++)
+        lens[i] = strlen(stops[i]);
     cr_assert_eq(stop_matcher_init(m, stops, lens, n, &why), ERR_OK, "%s", why.text);
 }
 
@@ -166,7 +172,8 @@ Test(stop_matcher, no_part_of_a_match_ever_leaves)
 }
 
 /* The plain definition: the first end of any stop string, the longest there. */
-static size_t naive(const char *text, size_t n, const char *const *stops, size_t n_stops, int *which)
+static size_t naive(const char *text, size_t n, const char *const *stops, size_t n_stops,
+                    int *which)
 {
     *which = -1;
     for (size_t end = 1; end <= n; end++) {
@@ -192,7 +199,8 @@ Test(stop_matcher, equals_a_plain_search_however_the_text_is_cut)
         rng_philox(round, (uint32_t[4]){0, 0, 0, 0}, r);
         for (int k = 0; k < 3; k++) {
             size_t len = 2 + (r[k] >> 8) % 5;
-            for (size_t i = 0; i < len; i++) words[k][i] = "ab"[r[k] >> (12 + i) & 1];
+            for (size_t i = 0; i < len; i++)
+                words[k][i] = "ab"[r[k] >> (12 + i) & 1];
             words[k][len] = '\0';
         }
         size_t n = r[3] % sizeof text;
@@ -206,12 +214,13 @@ Test(stop_matcher, equals_a_plain_search_however_the_text_is_cut)
         buf_puts(&out, "");
         start(&m, 3, stops);
         size_t step = 1 + r[3] / 64 % 5;
-        for (size_t i = 0; i < n; i += step) stop_matcher_push(&m, text + i, n - i < step ? n - i : step, &out);
+        for (size_t i = 0; i < n; i += step)
+            stop_matcher_push(&m, text + i, n - i < step ? n - i : step, &out);
         stop_matcher_flush(&m, &out);
         int which;
         size_t want = naive(text, n, stops, 3, &which);
-        cr_assert(out.len == want && memcmp(out.data, text, want) == 0, "round %u: '%s' of '%.*s'", round, out.data,
-                  (int)n, text);
+        cr_assert(out.len == want && memcmp(out.data, text, want) == 0, "round %u: '%s' of '%.*s'",
+                  round, out.data, (int)n, text);
         cr_assert_eq(m.matched, which, "round %u", round);
         stop_matcher_deinit(&m);
         buf_free(&out);
@@ -225,7 +234,8 @@ Test(stop_matcher, bad_stop_strings_are_refused)
     static const char long_one[LIMIT_STOP_BYTES + 1] = "x";
     const char *const stops[] = {"a", long_one};
     cr_expect_eq(stop_matcher_init(&m, stops, (size_t[]){1, 0}, 2, &why), ERR_INVALID);
-    cr_expect_eq(stop_matcher_init(&m, stops, (size_t[]){1, sizeof long_one}, 2, &why), ERR_INVALID);
+    cr_expect_eq(stop_matcher_init(&m, stops, (size_t[]){1, sizeof long_one}, 2, &why),
+                 ERR_INVALID);
     cr_expect_eq(stop_matcher_init(&m, stops, NULL, LIMIT_STOP_STRINGS + 1, &why), ERR_INVALID);
     mem_fail_at(1);
     cr_expect_eq(stop_matcher_init(&m, stops, (size_t[]){1}, 1, &why), ERR_EXHAUSTED);

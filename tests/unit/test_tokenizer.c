@@ -65,9 +65,11 @@ static struct tokenizer *open_shared(const char *name)
 {
     char command[9000];
     const char *from = shared(), *to = make_scratch();
-    snprintf(command, sizeof command, "xz -dc '%s/%s/tokenizer.json.xz' > '%s/tokenizer.json'", from, name, to);
+    snprintf(command, sizeof command, "xz -dc '%s/%s/tokenizer.json.xz' > '%s/tokenizer.json'",
+             from, name, to);
     cr_assert_eq(system(command), 0);
-    snprintf(command, sizeof command, "cp '%s/%s/tokenizer_config.json' '%s/' 2>/dev/null", from, name, to);
+    snprintf(command, sizeof command, "cp '%s/%s/tokenizer_config.json' '%s/' 2>/dev/null", from,
+             name, to);
     if (system(command) != 0) cr_log_info("%s has no tokenizer_config.json", name);
     struct tokenizer *t = NULL;
     struct err why;
@@ -98,7 +100,8 @@ static void read_ids(const json_t *array, struct ids *out)
 
 static bool same_ids(const struct ids *a, const struct ids *b)
 {
-    return a->len == b->len && (a->len == 0 || memcmp(a->data, b->data, a->len * sizeof *a->data) == 0);
+    return a->len == b->len &&
+           (a->len == 0 || memcmp(a->data, b->data, a->len * sizeof *a->data) == 0);
 }
 
 /* The text of a case, from "text" or "bytes_hex". */
@@ -136,7 +139,8 @@ static void check_cases(const char *name)
         bool add = json_is_true(json_object_get(c, "add_special_tokens"));
         read_text(c, &text);
         read_ids(json_object_get(c, "ids"), &want);
-        cr_assert_eq(tokenizer_encode(t, text.data ? text.data : "", text.len, add ? TOKENIZER_ADD_FILE : TOKENIZER_ADD_NONE,
+        cr_assert_eq(tokenizer_encode(t, text.data ? text.data : "", text.len,
+                                      add ? TOKENIZER_ADD_FILE : TOKENIZER_ADD_NONE,
                                       TOKENIZER_PARSE_SPECIAL, &got, &why),
                      ERR_OK, "case %zu: %s", i, why.text);
         cr_expect(same_ids(&want, &got), "case %zu: ids of '%s' differ (%zu, should be %zu)", i,
@@ -145,7 +149,8 @@ static void check_cases(const char *name)
             const json_t *decoded = json_object_get(c, "decoded_skip");
             if (!skip || decoded == NULL) decoded = json_object_get(c, "decoded");
             buf_clear(&text);
-            cr_assert_eq(tokenizer_decode(t, want.data, want.len, skip, &text, &why), ERR_OK, "%s", why.text);
+            cr_assert_eq(tokenizer_decode(t, want.data, want.len, skip, &text, &why), ERR_OK, "%s",
+                         why.text);
             expect_text(&text, decoded, skip ? "decoded_skip" : "decoded", i);
         }
     }
@@ -175,13 +180,34 @@ static void check_cases(const char *name)
     tokenizer_close(t);
 }
 
-Test(tokenizer, mixtral_equals_the_official_library) { check_cases("mixtral"); }
-Test(tokenizer, deepseek_v2_equals_the_official_library) { check_cases("deepseek_v2"); }
-Test(tokenizer, deepseek_v3_equals_the_official_library) { check_cases("deepseek_v3"); }
-Test(tokenizer, qwen3_equals_the_official_library) { check_cases("qwen3"); }
-Test(tokenizer, gpt_oss_equals_the_official_library) { check_cases("gpt_oss"); }
-Test(tokenizer, llama3_equals_the_official_library) { check_cases("llama3"); }
-Test(tokenizer, olmoe_equals_the_official_library) { check_cases("olmoe"); }
+Test(tokenizer, mixtral_equals_the_official_library)
+{
+    check_cases("mixtral");
+}
+Test(tokenizer, deepseek_v2_equals_the_official_library)
+{
+    check_cases("deepseek_v2");
+}
+Test(tokenizer, deepseek_v3_equals_the_official_library)
+{
+    check_cases("deepseek_v3");
+}
+Test(tokenizer, qwen3_equals_the_official_library)
+{
+    check_cases("qwen3");
+}
+Test(tokenizer, gpt_oss_equals_the_official_library)
+{
+    check_cases("gpt_oss");
+}
+Test(tokenizer, llama3_equals_the_official_library)
+{
+    check_cases("llama3");
+}
+Test(tokenizer, olmoe_equals_the_official_library)
+{
+    check_cases("olmoe");
+}
 
 /* ---- The tiny models ---------------------------------------------------------------------------- */
 
@@ -205,7 +231,8 @@ static void check_prompts(const char *dir)
                                       want.len == 1 ? TOKENIZER_ADD_NONE : TOKENIZER_ADD_CONFIG,
                                       TOKENIZER_PARSE_SPECIAL, &got, &why),
                      ERR_OK, "%s", why.text);
-        cr_assert(got.len >= want.len, "%s: prompt %zu has %zu ids, should have %zu", dir, i, got.len, want.len);
+        cr_assert(got.len >= want.len, "%s: prompt %zu has %zu ids, should have %zu", dir, i,
+                  got.len, want.len);
         if (want.len == 1) got.data[0] = got.data[got.len - 1];
         got.len = want.len;
         cr_expect(same_ids(&want, &got), "%s: ids of prompt %zu differ", dir, i);
@@ -255,8 +282,9 @@ static struct tokenizer *open_small(void)
     struct err why;
     make_scratch();
     write_scratch("tokenizer.json", small, sizeof small - 1);
-    static const char config[] = "{\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"</none>\","
-                                 "\"add_bos_token\":true,\"model_max_length\":1000000000000000019884624838656}";
+    static const char config[] =
+        "{\"bos_token\":{\"content\":\"<s>\"},\"eos_token\":\"</none>\","
+        "\"add_bos_token\":true,\"model_max_length\":1000000000000000019884624838656}";
     write_scratch("tokenizer_config.json", config, sizeof config - 1);
     cr_assert_eq(tokenizer_open(scratch_dir, &t, &why), ERR_OK, "%s", why.text);
     remove_scratch();
@@ -269,13 +297,15 @@ static void expect_ids(const struct tokenizer *t, const char *text, enum tokeniz
     struct ids got = {0}, ids = {0};
     struct err why;
     cr_assert(ids_append(&ids, want, n));
-    cr_assert_eq(tokenizer_encode(t, text, strlen(text), add, special, &got, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(tokenizer_encode(t, text, strlen(text), add, special, &got, &why), ERR_OK, "%s",
+                 why.text);
     cr_expect(same_ids(&ids, &got), "ids of '%s' differ (%zu, should be %zu)", text, got.len, n);
     ids_free(&got);
     ids_free(&ids);
 }
-#define EXPECT_IDS(t, text, add, special, ...) \
-    expect_ids(t, text, add, special, sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t), (int32_t[]){__VA_ARGS__})
+#define EXPECT_IDS(t, text, add, special, ...)                                                     \
+    expect_ids(t, text, add, special, sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t),            \
+               (int32_t[]){__VA_ARGS__})
 
 Test(tokenizer, merges_the_lowest_rank_first_and_leftmost_among_equals)
 {
@@ -325,13 +355,18 @@ Test(tokenizer, deepseek_v3_gets_its_bos_from_the_config)
 {
     struct tokenizer *t = open_shared("deepseek_v3");
     EXPECT_IDS(t, "Hello, world!", TOKENIZER_ADD_FILE, TOKENIZER_PARSE_SPECIAL, 19923, 14, 2058, 3);
-    EXPECT_IDS(t, "Hello, world!", TOKENIZER_ADD_CONFIG, TOKENIZER_PARSE_SPECIAL, 0, 19923, 14, 2058, 3);
+    EXPECT_IDS(t, "Hello, world!", TOKENIZER_ADD_CONFIG, TOKENIZER_PARSE_SPECIAL, 0, 19923, 14,
+               2058, 3);
     struct ids got = {0};
     struct err why;
-    static const char user[] = "<\xEF\xBD\x9C" "User\xEF\xBD\x9C>";
-    cr_assert_eq(tokenizer_encode(t, user, sizeof user - 1, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &got, &why), ERR_OK);
+    static const char user[] = "<\xEF\xBD\x9C"
+                               "User\xEF\xBD\x9C>";
+    cr_assert_eq(tokenizer_encode(t, user, sizeof user - 1, TOKENIZER_ADD_NONE,
+                                  TOKENIZER_NO_SPECIAL, &got, &why),
+                 ERR_OK);
     cr_expect_gt(got.len, 1, "a marker that is not special must not pass either");
-    for (size_t i = 0; i < got.len; i++) cr_expect_lt(got.data[i], 128000);
+    for (size_t i = 0; i < got.len; i++)
+        cr_expect_lt(got.data[i], 128000);
     ids_free(&got);
     tokenizer_close(t);
 }
@@ -349,12 +384,14 @@ Test(tokenizer, long_runs_take_linear_time)
         struct tokenizer *t = open_shared(names[k]);
         for (int r = 0; r < 4; r++) {
             size_t len = strlen(runs[r]);
-            for (size_t i = 0; i < n; i++) text[i] = runs[r][i % len];
+            for (size_t i = 0; i < n; i++)
+                text[i] = runs[r][i % len];
             text[n] = 'x';
             struct timespec a, b;
             clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-            cr_assert_eq(tokenizer_encode(t, text, n + 1, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &ids, &why), ERR_OK,
-                         "%s", why.text);
+            cr_assert_eq(tokenizer_encode(t, text, n + 1, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL,
+                                          &ids, &why),
+                         ERR_OK, "%s", why.text);
             clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
             cr_expect_lt(b.tv_sec - a.tv_sec, 8, "%s, run %d", names[k], r);
         }
@@ -390,7 +427,8 @@ Test(tokenizer, a_wrong_file_is_refused_with_its_reason)
         {"\"type\":\"NFC\"", "\"type\":\"Nmt\"", ERR_UNSUPPORTED, "normalizer: type 'Nmt'"},
         {"\"type\":\"NFC\"", "\"type\":7", ERR_CORRUPT, "'type' is a number"},
         {"{\"type\":\"NFC\"}", "[]", ERR_CORRUPT, "normalizer is an array"},
-        {"\"type\":\"Split\"", "\"type\":\"Splitt\"", ERR_UNSUPPORTED, "pre_tokenizer: type 'Splitt'"},
+        {"\"type\":\"Split\"", "\"type\":\"Splitt\"", ERR_UNSUPPORTED,
+         "pre_tokenizer: type 'Splitt'"},
         {"\"Isolated\"", "\"Sideways\"", ERR_UNSUPPORTED, "Sideways"},
         {"[ab]+|", "[ab+|", ERR_CORRUPT, "regular expression"},
         {"[ab]+|", "(?<n>a)|", ERR_UNSUPPORTED, "(?<n>"},
@@ -401,7 +439,8 @@ Test(tokenizer, a_wrong_file_is_refused_with_its_reason)
         {"\"ids\":[1]", "\"ids\":\"1\"", ERR_CORRUPT, "'ids' is a string"},
         {"{\"Sequence\":{\"id\":\"A\"}}", "{\"Sequence\":{\"id\":\"B\"}}", ERR_CORRUPT, "item 1"},
         {"\"decoder\":{\"type\":\"ByteLevel\"}", "\"decoder\":null", ERR_UNSUPPORTED, "decoder"},
-        {"\"decoder\":{\"type\":\"ByteLevel\"}", "\"decoder\":{\"type\":\"CTC\"}", ERR_UNSUPPORTED, "CTC"},
+        {"\"decoder\":{\"type\":\"ByteLevel\"}", "\"decoder\":{\"type\":\"CTC\"}", ERR_UNSUPPORTED,
+         "CTC"},
         {"\"c\":4", "\"c\":-4", ERR_CORRUPT, "-4"},
         {"\"c\":4", "\"c\":4.5", ERR_CORRUPT, "not an integer"},
         {"\"c\":4", "\"c\":99999999", ERR_CORRUPT, "99999999"},
@@ -411,12 +450,14 @@ Test(tokenizer, a_wrong_file_is_refused_with_its_reason)
         {"\"c\":4", "\"b\":4", ERR_CORRUPT, "duplicate"},
         {"\"id\":10,", "\"id\":4,", ERR_CORRUPT, "id 4 has two tokens"},
         {"\"id\":10,", "", ERR_CORRUPT, "added_tokens[2]"},
-        {"\"id\":0,\"content\":\"<unk>\"", "\"id\":20,\"content\":\"<unk>\"", ERR_CORRUPT, "two ids, 0 and 20"},
+        {"\"id\":0,\"content\":\"<unk>\"", "\"id\":20,\"content\":\"<unk>\"", ERR_CORRUPT,
+         "two ids, 0 and 20"},
         {"\"content\":\"<tool>\"", "\"content\":null", ERR_CORRUPT, "'content' is null"},
         {"\"single_word\":true", "\"single_word\":1", ERR_CORRUPT, "single_word"},
         {"\"unk_token\":\"<unk>\"", "\"unk_token\":\"<huh>\"", ERR_CORRUPT, "<huh>"},
         {"\"fuse_unk\":true", "\"fuse_unk\":\"yes\"", ERR_CORRUPT, "fuse_unk"},
-        {"\"fuse_unk\":true", "\"end_of_word_suffix\":\"</w>\"", ERR_UNSUPPORTED, "end_of_word_suffix"},
+        {"\"fuse_unk\":true", "\"end_of_word_suffix\":\"</w>\"", ERR_UNSUPPORTED,
+         "end_of_word_suffix"},
         {"\"a b\"", "\"a  b\"", ERR_CORRUPT, "merge 0 is not two tokens"},
         {"\"a b\"", "\"ab\"", ERR_CORRUPT, "merge 0 is not two tokens"},
         {"\"a b\"", "\"a c\"", ERR_CORRUPT, "merge 0: 'ac' is not in the vocabulary"},
@@ -436,11 +477,11 @@ Test(tokenizer, a_wrong_file_is_refused_with_its_reason)
         buf_puts(&file, small);
         replace(&file, faults[i].from, faults[i].to);
         write_scratch("tokenizer.json", file.data, file.len);
-        cr_expect_eq(tokenizer_open(scratch_dir, &t, &why), faults[i].code, "fault %zu (%s): %s", i, faults[i].to,
-                     t == NULL ? why.text : "opened");
+        cr_expect_eq(tokenizer_open(scratch_dir, &t, &why), faults[i].code, "fault %zu (%s): %s", i,
+                     faults[i].to, t == NULL ? why.text : "opened");
         cr_expect_null(t);
-        cr_expect_not_null(strstr(why.text, faults[i].text), "fault %zu: '%s' does not say '%s'", i, why.text,
-                           faults[i].text);
+        cr_expect_not_null(strstr(why.text, faults[i].text), "fault %zu: '%s' does not say '%s'", i,
+                           why.text, faults[i].text);
         cr_expect_not_null(strstr(why.text, "tokenizer.json"), "'%s' names no file", why.text);
         buf_free(&file);
     }
@@ -467,13 +508,15 @@ Test(tokenizer, a_cut_file_is_refused_wherever_it_is_cut)
 
 static enum err_code open_and_use(const char *dir, struct err *why)
 {
-    static const char text[] = "Once <s>upon\xFF a ti\xCC\x81me\n\n  there were 123 wolves</s> \xE4\xB8\xAD";
+    static const char text[] =
+        "Once <s>upon\xFF a ti\xCC\x81me\n\n  there were 123 wolves</s> \xE4\xB8\xAD";
     struct tokenizer *t = NULL;
     struct ids ids = {0};
     struct buf out = {0};
     enum err_code rc = tokenizer_open(dir, &t, why);
     if (rc == ERR_OK)
-        rc = tokenizer_encode(t, text, sizeof text - 1, TOKENIZER_ADD_CONFIG, TOKENIZER_PARSE_SPECIAL, &ids, why);
+        rc = tokenizer_encode(t, text, sizeof text - 1, TOKENIZER_ADD_CONFIG,
+                              TOKENIZER_PARSE_SPECIAL, &ids, why);
     if (rc == ERR_OK) rc = tokenizer_decode(t, ids.data, ids.len, false, &out, why);
     ids_free(&ids);
     buf_free(&out);
@@ -493,8 +536,10 @@ static void sweep(const char *dir)
         enum err_code rc = open_and_use(dir, &why);
         mem_fail_at(0);
         /* PCRE2 does without its just-in-time compiler when that finds no memory. */
-        cr_expect(rc == ERR_EXHAUSTED || rc == ERR_OK, "allocation %u of %u: %s", (unsigned)k, (unsigned)n, why.text);
-        if (k < 4 || k > n - 4) cr_expect_eq(rc, ERR_EXHAUSTED, "allocation %u of %u", (unsigned)k, (unsigned)n);
+        cr_expect(rc == ERR_EXHAUSTED || rc == ERR_OK, "allocation %u of %u: %s", (unsigned)k,
+                  (unsigned)n, why.text);
+        if (k < 4 || k > n - 4)
+            cr_expect_eq(rc, ERR_EXHAUSTED, "allocation %u of %u", (unsigned)k, (unsigned)n);
     }
 }
 

@@ -37,8 +37,10 @@ static void run_many(unsigned threads, uint32_t spin_us)
         cr_assert_eq(atomic_load(&t.hits[n - 1]), before + 1);
     }
     unsigned total = 0, expected = 0;
-    for (unsigned i = 0; i < 1000; i++) total += t.hits[i];
-    for (unsigned round = 1; round <= 300; round++) expected += 1 + round * 37 % 1000;
+    for (unsigned i = 0; i < 1000; i++)
+        total += t.hits[i];
+    for (unsigned round = 1; round <= 300; round++)
+        expected += 1 + round * 37 % 1000;
     cr_expect_eq(total, expected);
     workers_close(w);
 }
