@@ -12,6 +12,7 @@
 #include "common/modelfile/plan.h"
 #include "common/rpc/frame.h"
 #include "common/sys/memory.h"
+#include "expert_node/batcher.h"
 #include "expert_node/node.h"
 
 #define IDLE_WAIT_US   200000u
@@ -35,15 +36,6 @@ struct stream {
     bool agreed, bulk;
 };
 
-/* One step under way: the core's view, and what it was decoded from. */
-struct item {
-    struct node_request request; /* first: the core gives it back */
-    struct expert_request *frame;
-    struct rpc_message *message;
-    uint8_t *results; /* while its batch computes */
-    size_t bytes;     /* of rows, in service.queued_bytes */
-};
-
 struct service {
     struct service_cfg cfg;
     const struct hparams *hp;
@@ -65,11 +57,7 @@ struct service {
     char refused[ERR_TEXT_MAX];
     uint64_t refused_us;
 
-    /* scratch of batches */
-    uint8_t *in;
-    void **out;
-    struct expert_task *tasks;
-    size_t cap_in, cap_out;
+    struct batcher *batcher;
 };
 
 /* ---- answers ---------------------------------------------------------------------------------- */
@@ -228,73 +216,13 @@ static void step(struct service *s, struct node_event *ev)
     }
 }
 
-static bool grow(void **p, size_t *cap, size_t need)
-{
-    if (need <= *cap) return true;
-    void *q = mem_aligned(64, need);
-    if (q == NULL) return false;
-    mem_free(*p);
-    *p = q;
-    *cap = need;
-    return true;
-}
-
-/* All rows of the batch one behind the other: data of all, then scales of all. */
-static enum err_code gather(struct service *s, const struct node_batch *b, struct rows *in,
-                            struct err *why)
-{
-    enum row_format f = expert_store_rows(s->store);
-    size_t data = row_data_bytes(f, s->hp->hidden), scales = row_scale_bytes(f, s->hp->hidden);
-    size_t data_all = (data * b->n_rows + 63) / 64 * 64;
-    if (!grow((void **)&s->in, &s->cap_in, data_all + scales * b->n_rows + 64))
-        return err_nomem(why, "a batch");
-    for (uint32_t i = 0; i < b->n_requests; i++) {
-        struct item *it = (struct item *)b->requests[i];
-        size_t n = it->request.n_rows, base = b->row_base[i];
-        rpc_message_tensor_copy(it->message, 0, s->in + base * data, n * data);
-        if (scales > 0)
-            rpc_message_tensor_copy(it->message, n * data, s->in + data_all + base * scales,
-                                    n * scales);
-    }
-    *in = (struct rows){f, b->n_rows, s->hp->hidden, s->in,
-                        scales > 0 ? (float *)(void *)(s->in + data_all) : NULL};
-    return ERR_OK;
-}
-
-static enum err_code compute(struct service *s, const struct node_batch *b, struct err *why)
-{
-    struct rows in;
-    enum err_code rc = gather(s, b, &in, why);
-    if (rc != ERR_OK) return rc;
-    size_t entries = 0,
-           row_bytes = (size_t)s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
-    for (uint32_t i = 0; i < b->n_requests; i++) {
-        struct item *it = (struct item *)b->requests[i];
-        entries += it->request.n_results;
-        it->results = mem_aligned(64, it->request.n_results * row_bytes);
-        if (it->results == NULL) return err_nomem(why, "results");
-    }
-    if (!grow((void **)&s->out, &s->cap_out, entries * sizeof *s->out))
-        return err_nomem(why, "a batch");
-    size_t at = 0;
-    for (uint32_t t = 0; t < b->n_tasks; t++) {
-        const struct node_task *task = &b->tasks[t];
-        s->tasks[t] = (struct expert_task){task->expert, task->m, &in, task->row, s->out + at};
-        for (uint32_t i = 0; i < task->m; i++) {
-            struct item *it = (struct item *)b->requests[task->request[i]];
-            s->out[at++] = it->results + task->result[i] * row_bytes;
-        }
-    }
-    return expert_store_run(s->store, b->layer, s->tasks, b->n_tasks, s->cfg.workers, why);
-}
-
 static void run_batch(struct service *s)
 {
     const struct node_batch *b = s->batch;
     s->batch = NULL;
     struct err why;
     uint64_t began = clock_now_us();
-    enum err_code rc = compute(s, b, &why);
+    enum err_code rc = batcher_run(s->batcher, b, s->cfg.workers, &why);
     while (clock_now_us() - began < s->cfg.slow_us)
         rpc_poll(s->cfg.rpc, 100);
     struct node_event done = {.kind = NODE_COMPUTED, .done = {rc == ERR_OK, &why}};
@@ -624,10 +552,11 @@ enum err_code service_open(const struct service_cfg *cfg, struct service **out, 
     enum err_code rc = node_open(&nc, &s->node, why);
     if (rc == ERR_OK)
         rc = expert_store_open(cfg->file, cfg->quantize, cfg->kernels, &s->store, why);
+    if (rc == ERR_OK)
+        rc = batcher_open(s->store, s->hp->hidden, s->hp->n_experts, &s->batcher, why);
     s->held_maps = mem_zalloc_array(s->hp->n_layers, sizeof *s->held_maps);
-    s->tasks = mem_zalloc_array(s->hp->n_experts + 1, sizeof *s->tasks);
     s->health = rpc_health_open();
-    if (rc == ERR_OK && (s->held_maps == NULL || s->tasks == NULL || s->health == NULL))
+    if (rc == ERR_OK && (s->held_maps == NULL || s->health == NULL))
         rc = err_nomem(why, "expert node");
     if (rc == ERR_OK && cfg->pinned != NULL) rc = load_pinned(s, why);
     if (rc == ERR_OK) {
@@ -717,8 +646,6 @@ void service_close(struct service *s)
     node_close(s->node);
     expert_store_close(s->store);
     mem_free(s->held_maps);
-    mem_free(s->in);
-    mem_free(s->out);
-    mem_free(s->tasks);
+    batcher_close(s->batcher);
     mem_free(s);
 }
