@@ -184,6 +184,22 @@ def test_a_client_that_leaves_frees_its_cache():
         assert c.complete(prompt=STORY)["usage"]["completion_tokens"] > 0
 
 
+def test_a_client_that_leaves_the_queue_is_forgotten():
+    # A cache of 128 tokens: a second long prompt has to wait for the first sequence to end.
+    with Cluster(DEMO, "--ctx", 128, nodes=2, env={"MOESAIC_SLOW_US": "2000", "MOESAIC_KV_BYTES": str(128 * 3072)}) as c:
+        first = Stream(c.url, dict(prompt=STORY * 7, max_tokens=30, temperature=0, ignore_eos=True)).read(2)
+        u = urllib.parse.urlparse(c.url)
+        second = http.client.HTTPConnection(u.hostname, u.port)
+        second.request("POST", "/v1/completions", json.dumps(dict(prompt=STORY * 8, max_tokens=5)), {"Content-Type": "application/json"})
+        wait_for("the second to wait", lambda: c.cluster()["engine"]["waiting"] == 1, 5)
+        second.close()
+        wait_for("the second to be forgotten", lambda: c.cluster()["engine"]["waiting"] == 0, 5)
+        first.read()
+        assert first.done and first.finish() == "length"
+        first.close()
+        wait_for("an empty cache", lambda: kv_used(c) == 0, 5)
+
+
 def test_a_mismatch_is_refused_at_both_ends():
     port = free_port()
     for node_args, coordinator_args, words in (([], ["--quantize", "q8_0"], ("none", "q8_0")),):
