@@ -3,7 +3,7 @@
 
     grpc_interop.py HOST:PORT [--proto DIR]
 
-Checks health, Describe, an unknown method, and a stream: hello, then a ping whose 3 MiB tensor must come back unchanged.
+Checks health, Describe, an unknown method, and a stream: hello, then a ping whose 1 MiB tensor must come back unchanged.
 Needs protoc; no generated code. Prints one line per check; exit code 1 at the first that fails.
 """
 import argparse, os, subprocess, sys, tempfile
@@ -60,11 +60,11 @@ with grpc.insecure_channel(args.address, options=size) as channel:
     hello.hello.CopyFrom(about.hello)  # what must agree does; the rest is ours
     hello.hello.id, hello.hello.lane = "grpc_interop.py", 1
     del hello.hello.held[:]
-    payload = os.urandom(3 << 20)
+    payload = os.urandom(1 << 20)
     stream = channel.stream_stream("/moesaic.v1.ExpertService/Stream", Request.SerializeToString, Reply.FromString)
     replies = stream(iter([hello, Request(kind=4, step=7, tensor=payload)]), timeout=20)
     first = next(replies)
     check("the stream begins with a hello", first.kind == 1 and first.hello.model_digest == about.hello.model_digest)
     pong = next(replies)
-    check("a ping comes back with its 3 MiB", pong.kind == 6 and pong.step == 7 and pong.tensor == payload,
+    check("a ping comes back with its 1 MiB", pong.kind == 6 and pong.step == 7 and pong.tensor == payload,
           f"kind={pong.kind} bytes={len(pong.tensor)}")
