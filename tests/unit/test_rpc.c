@@ -296,6 +296,9 @@ Test(rpc, reset_drops_the_stream_and_opens_a_new_one)
 {
     struct pair p = {0};
     pair_open(&p);
+    /* The server must know of the stream: one that is reset before its head left is never seen there. */
+    cr_expect(rpc_link_send(p.link, &(struct rpc_out){.header = "\x08\x01", .header_bytes = 2}));
+    cr_assert(reach(p.r, &p.client.messages, 1, 3000));
     rpc_link_reset(p.link, "reply for a step never sent");
     cr_assert(reach(p.r, &p.client.downs, 1, 3000));
     cr_expect_str_eq(p.client.text, "reply for a step never sent");
