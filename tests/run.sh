@@ -136,7 +136,7 @@ done
 
 if ! $fast; then
     quietly "Configuring with sanitizers" cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=Release "-DCMAKE_C_FLAGS_RELEASE=-O1 -g1" \
-        -DMOESAIC_TESTS=ON -DMOESAIC_SANITIZE=ON
+        -DMOESAIC_TESTS=ON -DMOESAIC_SANITIZE=ON -DMOESAIC_EMULATE_AVX512=ON
     quietly "Building with sanitizers" cmake --build build-asan --parallel "$(cores)" --target all_tests
     echo "Test programs with AddressSanitizer and UndefinedBehaviorSanitizer"
     for name in $(programs build-asan); do

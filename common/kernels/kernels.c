@@ -6,15 +6,20 @@
 #include "common/kernels/cpu.h"
 #include "common/kernels/variants.h"
 
-#define KERNEL(kernel) .kernel = kernel##_ref,
+#define KERNEL(kernel, widest) .kernel = kernel##_ref,
 static const struct kernels table_ref = {
     .name = "ref",
 #include "common/kernels/kernels.def"
 };
 #if defined(__x86_64__)
-#define KERNEL(kernel) .kernel = kernel##_avx2,
+#define KERNEL(kernel, widest) .kernel = kernel##_avx2,
 static const struct kernels table_avx2 = {
     .name = "avx2",
+#include "common/kernels/kernels.def"
+};
+#define KERNEL(kernel, widest) .kernel = kernel##_##widest,
+static const struct kernels table_avx512 = {
+    .name = "avx512",
 #include "common/kernels/kernels.def"
 };
 #endif

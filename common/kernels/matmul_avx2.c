@@ -1,47 +1,12 @@
-/* The product on AVX2. A tile is R rows by P panels, its sums held in registers over all of K; every output is
- * still one chain over K, so the choice of tiles shows in the time only.
- *
- * Loop order: panels outermost, row tiles inside, so that weights cross memory once. Few rows take two panels
- * at a time (more chains under way) and fetch a few KiB ahead in their own streams; with more rows the next panel is
- * fetched into the second cache while the tiles of this one run. */
+/* The product on AVX2. Few rows take two panels at a time (more chains under way). */
 #if defined(__x86_64__)
-#include "common/base/check.h"
-#include "common/kernels/avx2_inline.h"
+#include "common/kernels/matmul_inline.h"
 #include "common/kernels/variants.h"
 
-#define BLOCK       32u
-#define LINE        64u
-#define AHEAD_BYTES 3072u /* decode: how far a stream is fetched ahead */
-#define MAX_ROWS    6u    /* of any tile */
-#define FEW_ROWS    3u    /* up to here a tile takes two panels */
+#define MAX_ROWS 6u /* of any tile here */
+#define FEW_ROWS 3u /* up to here a tile takes two panels */
 #define UNPACK_ROWS                                                                                \
     24u /* from here on turning a bf16 panel to f32 once beats doing it in every tile */
-
-struct tile {
-    const uint8_t *panel; /* of the first panel */
-    size_t panel_bytes;
-    uint32_t k;
-    const void *x;       /* f32 or int8 [R, k] */
-    const float *scales; /* ROW_Q8: [R, k/32] */
-    float *y;            /* first output of the first row */
-    size_t ldy;
-    uint32_t features; /* outputs that exist from y on; the others are not written */
-    /* One panel: what this tile fetches of the next panel, ahead_step bytes (a multiple of LINE, or 0) per 32 of K.
-     * Two panels fetch their own lines a little ahead instead. */
-    const uint8_t *ahead;
-    size_t ahead_step;
-};
-
-static size_t round_up_line(size_t bytes)
-{
-    return (bytes + LINE - 1) / LINE * LINE;
-}
-
-ALWAYS_INLINE void fetch_ahead(const struct tile *t, uint32_t block)
-{
-    for (size_t i = 0; i < t->ahead_step; i += LINE)
-        _mm_prefetch((const char *)(t->ahead + block * t->ahead_step + i), _MM_HINT_T1);
-}
 
 ALWAYS_INLINE void store_tile(const struct tile *t, const int R, const int P, __m256 acc[][2][2])
 {
@@ -220,15 +185,6 @@ ALWAYS_INLINE void bf16_tile(const struct tile *t, const int R, const int P)
     float_tile(t, true, R, P);
 }
 
-static void upcast_rows(const uint16_t *x, size_t n, float *out)
-{
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i, load_bf16_avx2(x + i));
-    for (; i < n; i++)
-        out[i] = bf16_to_f32(x[i]);
-}
-
 /* Lines of two k become two lines of f32. */
 static void upcast_panel(const uint8_t *panel, uint32_t k, uint8_t *out)
 {
@@ -251,40 +207,36 @@ static void upcast_panel(const uint8_t *panel, uint32_t k, uint8_t *out)
     TILE(kind, 1, 1)                                                                               \
     TILE(kind, 2, 1) TILE(kind, 3, 1) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 3, 2)
 TILES(q8)
-TILES(f32) TILES(bf16) TILE(q8, 4, 1) TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(f32, 4, 1)
-    TILE(f32, 5, 1) TILE(f32, 6, 1)
+TILES(f32)
+TILES(bf16) TILE(q8, 4, 1) TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(f32, 4, 1) TILE(f32, 5, 1)
+    TILE(f32, 6, 1)
 
-        struct tiles {
-    uint32_t max_rows;
-    void (*run[2][MAX_ROWS])(const struct tile *); /* [panels - 1][rows - 1] */
-};
-static const struct tiles q8_tiles = {4,
-                                      {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
+        static const struct tiles q8_tiles = {
+            4, FEW_ROWS, FEW_ROWS, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
 static const struct tiles f32_tiles = {
-    6, {{f32_1x1, f32_2x1, f32_3x1, f32_4x1, f32_5x1, f32_6x1}, {f32_1x2, f32_2x2, f32_3x2}}};
+    6,
+    FEW_ROWS,
+    FEW_ROWS,
+    {{f32_1x1, f32_2x1, f32_3x1, f32_4x1, f32_5x1, f32_6x1}, {f32_1x2, f32_2x2, f32_3x2}}};
 static const struct tiles bf16_tiles = {
-    5, {{bf16_1x1, bf16_2x1, bf16_3x1, bf16_4x1, bf16_5x1}, {bf16_1x2, bf16_2x2, bf16_3x2}}};
-
-/* How one call goes about it. */
-struct plan {
-    const struct tiles *tiles;
-    const uint8_t *rows; /* as the tiles take them */
-    size_t row_bytes;
-    uint8_t *panel; /* scratch for a bf16 panel as f32; NULL: tiles take panels as they are */
-};
+    5,
+    FEW_ROWS,
+    FEW_ROWS,
+    {{bf16_1x1, bf16_2x1, bf16_3x1, bf16_4x1, bf16_5x1}, {bf16_1x2, bf16_2x2, bf16_3x2}}};
 
 static struct plan make_plan(const struct packed *w, const struct rows *x, uint8_t *scratch)
 {
     const size_t n = (size_t)x->m * x->k;
-    struct plan plan = {&f32_tiles, x->data, row_data_bytes(x->format, x->k), NULL};
-    if (x->format == ROW_BF16) {
-        upcast_rows(x->data, n, (float *)(void *)scratch);
-        plan = (struct plan){&f32_tiles, scratch, (size_t)x->k * sizeof(float), NULL};
-        if (w->format == PACK_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
-        if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS)
-            plan.panel = scratch + round_up_line(n * sizeof(float));
-    } else if (x->format == ROW_Q8) {
-        plan.tiles = &q8_tiles;
+    if (x->format != ROW_BF16)
+        return (struct plan){.tiles = x->format == ROW_Q8 ? &q8_tiles : &f32_tiles,
+                             .rows = x->data,
+                             .row_bytes = row_data_bytes(x->format, x->k)};
+    upcast_rows(x->data, n, (float *)(void *)scratch);
+    struct plan plan = {.tiles = &f32_tiles, .rows = scratch, .row_bytes = x->k * sizeof(float)};
+    if (w->format == PACK_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
+    if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS) {
+        plan.panel = scratch + round_up_line(n * sizeof(float));
+        plan.unpack = upcast_panel;
     }
     return plan;
 }
@@ -294,43 +246,8 @@ void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const
 {
     assert(x->k == w->k && x->format == w->input && panel1 <= w->panels);
     if (x->m == 0) return;
-    const uint32_t used =
-        (w->n + PANEL - 1) / PANEL; /* the last panel may be nothing but padding */
-    if (panel1 > used) panel1 = used;
-
     const struct plan plan = make_plan(w, x, scratch);
-    const size_t row_scales = row_scale_bytes(x->format, x->k) / sizeof(float);
-    const uint32_t blocks = (w->k + BLOCK - 1) / BLOCK;
-    /* As equal as can be: 20 rows are 5 + 5 + 5 + 5, not 6 + 6 + 6 + 2. */
-    const uint32_t tiles = (x->m + plan.tiles->max_rows - 1) / plan.tiles->max_rows;
-    const bool few = x->m <= FEW_ROWS;
-
-    for (uint32_t p = panel0; p < panel1;) {
-        const uint32_t pair = few && panel1 - p >= 2 ? 2 : 1;
-        const uint8_t *panel = w->data + p * w->panel_bytes;
-        struct tile t = {
-            .panel = plan.panel != NULL ? plan.panel : panel,
-            .panel_bytes = w->panel_bytes,
-            .k = w->k,
-            .ldy = ldy,
-            .features = w->n - p * PANEL,
-        };
-        if (plan.panel != NULL) upcast_panel(panel, w->k, plan.panel);
-        if (!few && p + 1 < panel1) {
-            t.ahead = panel + w->panel_bytes;
-            t.ahead_step = (w->panel_bytes / ((size_t)tiles * blocks) / LINE + 1) * LINE;
-        }
-        for (uint32_t i = 0, row = 0; i < tiles; i++) {
-            const uint32_t here = x->m / tiles + (i < x->m % tiles);
-            t.x = plan.rows + row * plan.row_bytes;
-            t.scales = row_scales > 0 ? x->scales + row * row_scales : NULL;
-            t.y = y + row * ldy + (size_t)p * PANEL;
-            plan.tiles->run[pair - 1][here - 1](&t);
-            row += here;
-            if (t.ahead_step > 0) t.ahead += blocks * t.ahead_step;
-        }
-        p += pair;
-    }
+    run_tiles(&plan, w, panel0, panel1, x, y, ldy);
 }
 #else
 typedef int not_for_this_machine;

@@ -193,9 +193,10 @@ void packed_clear_padding(const struct packed *w)
 
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m)
 {
-    /* Room for the rows and, if bf16, one panel as f32. */
-    const size_t rows =
-        ((size_t)m * w->k * sizeof(float) + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES;
-    if (w->input != ROW_BF16) return 0;
-    return rows + (w->format == PACK_BF16 ? (size_t)w->k * LINE_BYTES : 0);
+    /* bf16: room for the rows as f32 and, if the weights are bf16 too, one panel as f32. Q8: a whole number per
+     * block of a row. */
+    if (w->input == ROW_F32) return 0;
+    const size_t words = (size_t)m * (w->input == ROW_Q8 ? w->k / 32 : w->k);
+    return (words * 4 + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES +
+           (w->format == PACK_BF16 ? (size_t)w->k * LINE_BYTES : 0);
 }

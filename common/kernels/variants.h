@@ -7,10 +7,12 @@
 /* The type of a table member without its pointer: it declares the function. */
 #define KERNEL_TYPE(name) __typeof__(*((const struct kernels *)0)->name)
 
-#define KERNEL(name) extern KERNEL_TYPE(name) name##_ref;
+#define KERNEL(name, widest) extern KERNEL_TYPE(name) name##_ref;
 #include "common/kernels/kernels.def"
 #if defined(__x86_64__)
-#define KERNEL(name) extern KERNEL_TYPE(name) name##_avx2;
+#define KERNEL(name, widest) extern KERNEL_TYPE(name) name##_avx2;
+#include "common/kernels/kernels.def"
+#define KERNEL(name, widest) extern KERNEL_TYPE(name) name##_##widest;
 #include "common/kernels/kernels.def"
 #endif
 

@@ -21,7 +21,9 @@ static inline const struct kernels *runnable(const struct kernels *v)
 {
     const struct kernels *picked;
     if (kernels_pick(v->name, &picked, NULL) == ERR_OK) return picked;
-    fprintf(stderr, "kernels '%s' do not run on this CPU: skipped\n", v->name);
+    static const char *said;
+    if (said != v->name) fprintf(stderr, "kernels '%s' do not run on this CPU: skipped\n", v->name);
+    said = v->name;
     return NULL;
 }
 

@@ -65,7 +65,9 @@ Test(q8_reference, the_kernels_do_what_the_definition_says)
             expect_line(from, 's', (uint32_t)sum);
         }
         struct rows rows = {.format = ROW_Q8, .m = 1, .k = K, .data = q, .scales = d};
-        v->matmul(&w, 0, w.panels, &rows, y, FEATURES, NULL);
+        void *scratch = mem_aligned(64, matmul_scratch_bytes(&w, rows.m));
+        v->matmul(&w, 0, w.panels, &rows, y, FEATURES, scratch);
+        mem_free(scratch);
         for (uint32_t j = 0; j < FEATURES; j++)
             expect_line(from, 'y', f32_bits(y[j]));
         cr_expect_eq(pclose(from), 0);
