@@ -59,7 +59,7 @@ static const struct argp_option options[] = {
      "Memory for keys and values of all sequences (default: by rule, half of what is free)", 3},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens in one pass (default 256)", 3},
     {"threads", OPT_THREADS, "T", 0, "Threads that compute (default: all cores)", 3},
-    {"cpu", OPT_CPU, "ref|avx2", 0, "Kernels (default: the best this CPU runs)", 3},
+    {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 3},
     {"spin-us", OPT_SPIN, "US", 0,
      "Poll busily so long before sleeping (default 200; 0 when threads exceed cores)", 3},
     {NULL, 0, NULL, 0, "Requests", 4},

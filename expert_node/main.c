@@ -50,7 +50,7 @@ static const struct argp_option options[] = {
     {"id", OPT_ID, "NAME", 0, "Name in status pages (default: host name and process number)", 0},
     {"insecure", OPT_INSECURE, NULL, 0, "Allow an address outside this machine without encryption",
      0},
-    {"cpu", OPT_CPU, "ref|avx2", 0, "Kernels (default: the best this CPU runs)", 0},
+    {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 0},
     {"spin-us", OPT_SPIN, "US", 0,
      "Poll busily so long before sleeping (default 200; 0 when threads exceed cores)", 0},
     {"log-level", OPT_LOG_LEVEL, "LEVEL", 0, "error, warn, info, debug or trace (default info)", 0},

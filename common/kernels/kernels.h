@@ -72,7 +72,7 @@ void q8_0_quantize_block(const float *x, uint8_t *out);
 
 /* All pointers are set. Wide panel ranges are best: rows of bf16 are upcast once per matmul call. */
 struct kernels {
-    const char *name; /* "ref", "avx2" (kernels.def) */
+    const char *name; /* "ref", "avx2", "avx512" (kernels.def) */
 
     /* Y[m, feature] = chain over K, for the panels [panel0, panel1) of w and all rows of x.
      * y is f32 [M, ldy], feature index absolute; features >= w->n are not written. x->k == w->k,
@@ -115,11 +115,18 @@ struct kernels {
 
     /* max over n (order-free, NaN is none), then Reduce16 of exp(x - max): logsumexp parts for logprobs. */
     void (*softmax_parts)(const float *x, uint32_t n, float *max, float *sum);
+
+    /* For benchmarks: what this set gives at most. Multiply-adds over registers alone, of int8 into int32 and of f32:
+     * the operations done (two per product), for the caller to time. Reading and adding up `bytes` from a 64-byte
+     * aligned start (less than the last 256 may be left out): the sum, to be kept so that the loop is. */
+    uint64_t (*peak_int8)(uint64_t rounds);
+    uint64_t (*peak_f32)(uint64_t rounds);
+    uint64_t (*peak_read)(const void *data, size_t bytes);
 };
 
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m);
 
-/* The best table this CPU can run, or the one named by `wanted` ("ref", "avx2"; NULL or "" = best).
+/* The best table this CPU can run, or the one named by `wanted` ("ref", "avx2", "avx512"; NULL or "" = best).
  * INVALID for an unknown name, UNSUPPORTED when the CPU lacks it (names the missing feature). */
 enum err_code kernels_pick(const char *wanted, const struct kernels **out, struct err *why);
 

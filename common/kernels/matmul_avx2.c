@@ -48,13 +48,14 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
         UNROLL
         for (int p = 0; p < P; p++) {
             const uint8_t *lines = t->panel + (size_t)p * t->panel_bytes + (size_t)b * 512;
+            const uint8_t *ahead = lines + q8_ahead(t, b, P);
             __m256i dot[MAX_ROWS][2];
             UNROLL
             for (int i = 0; i < R * 2; i++)
                 dot[i / 2][i % 2] = _mm256_setzero_si256();
             UNROLL
             for (int g = 0; g < 8; g++) {
-                if (P == 2) _mm_prefetch((const char *)(lines + 64 * g + AHEAD_BYTES), _MM_HINT_T0);
+                if (P == 2) _mm_prefetch((const char *)(ahead + 64 * g), _MM_HINT_T0);
                 UNROLL
                 for (int h = 0; h < 2; h++) {
                     __m256i w =
@@ -75,6 +76,8 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
             }
             const uint8_t *scales =
                 t->panel + (size_t)p * t->panel_bytes + (size_t)blocks * 512 + (size_t)b * 32;
+            if (P == 2 && b % 2 == 0)
+                _mm_prefetch((const char *)(scales + SCALES_AHEAD), _MM_HINT_T0);
             UNROLL
             for (int h = 0; h < 2; h++) {
                 __m256 wd = _mm256_cvtph_ps(
@@ -208,11 +211,12 @@ static void upcast_panel(const uint8_t *panel, uint32_t k, uint8_t *out)
     TILE(kind, 2, 1) TILE(kind, 3, 1) TILE(kind, 1, 2) TILE(kind, 2, 2) TILE(kind, 3, 2)
 TILES(q8)
 TILES(f32)
-TILES(bf16) TILE(q8, 4, 1) TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(f32, 4, 1) TILE(f32, 5, 1)
-    TILE(f32, 6, 1)
+TILES(bf16)
+TILE(q8, 4, 1)
+TILE(bf16, 4, 1) TILE(bf16, 5, 1) TILE(f32, 4, 1) TILE(f32, 5, 1) TILE(f32, 6, 1)
 
-        static const struct tiles q8_tiles = {
-            4, FEW_ROWS, FEW_ROWS, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
+    static const struct tiles q8_tiles = {
+        4, FEW_ROWS, FEW_ROWS, {{q8_1x1, q8_2x1, q8_3x1, q8_4x1}, {q8_1x2, q8_2x2, q8_3x2}}};
 static const struct tiles f32_tiles = {
     6,
     FEW_ROWS,

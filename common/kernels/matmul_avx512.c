@@ -23,11 +23,11 @@ ALWAYS_INLINE void store_tile(const struct tile *t, const int R, const int P, __
     }
 }
 
-/* A line of a few rows' own stream, some way ahead. */
+/* A line of a few rows' own stream. */
 ALWAYS_INLINE void fetch_own(const struct tile *t, const int R, const uint8_t *line)
 {
     if ((uint32_t)R <= FEW_ROWS && t->ahead_step == 0)
-        _mm_prefetch((const char *)(line + AHEAD_BYTES), _MM_HINT_T0);
+        _mm_prefetch((const char *)line, _MM_HINT_T0);
 }
 
 /* vpdpbusd takes unsigned times signed bytes, and quants are stored + 128: a block's sum starts at -128 times the sum
@@ -43,6 +43,7 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
 
     for (uint32_t b = 0; b < blocks; b++) {
         fetch_ahead(t, b);
+        const size_t ahead = q8_ahead(t, b, P);
         __m512i dot[Q8_ROWS][2];
         UNROLL
         for (int i = 0; i < R * P; i++)
@@ -54,7 +55,7 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
             for (int p = 0; p < P; p++) {
                 const uint8_t *line =
                     t->panel + (size_t)p * t->panel_bytes + (size_t)b * 512 + 64 * (size_t)g;
-                fetch_own(t, R, line);
+                fetch_own(t, R, line + ahead);
                 w[p] = _mm512_load_si512((const void *)line);
             }
             UNROLL
@@ -71,6 +72,7 @@ ALWAYS_INLINE void q8_tile(const struct tile *t, const int R, const int P)
         for (int p = 0; p < P; p++) {
             const uint8_t *scales =
                 t->panel + (size_t)p * t->panel_bytes + (size_t)blocks * 512 + (size_t)b * 32;
+            if (b % 2 == 0) fetch_own(t, R, scales + SCALES_AHEAD);
             const __m512 wd =
                 _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)scales));
             UNROLL
@@ -103,7 +105,7 @@ ALWAYS_INLINE void f32_step(const struct tile *t, uint32_t k, const int R, const
     UNROLL
     for (int p = 0; p < P; p++) {
         const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k * LINE;
-        fetch_own(t, R, line);
+        fetch_own(t, R, line + AHEAD_BYTES);
         w[p] = _mm512_load_ps((const void *)line);
     }
     float_step(t, k, R, P, w, acc);
@@ -118,7 +120,7 @@ ALWAYS_INLINE void bf16_step(const struct tile *t, uint32_t k, const int R, cons
     UNROLL
     for (int p = 0; p < P; p++) {
         const uint8_t *line = t->panel + (size_t)p * t->panel_bytes + (size_t)k / 2 * LINE;
-        fetch_own(t, R, line);
+        fetch_own(t, R, line + AHEAD_BYTES);
         const __m512i two = _mm512_load_si512((const void *)line);
         even[p] = _mm512_castsi512_ps(_mm512_slli_epi32(two, 16));
         odd[p] = _mm512_castsi512_ps(_mm512_and_si512(two, high));
@@ -168,12 +170,13 @@ ALWAYS_INLINE void bf16_tile(const struct tile *t, const int R, const int P)
     EIGHT(make, kind, P)                                                                           \
     make(kind, 9, P) make(kind, 10, P) make(kind, 11, P) make(kind, 12, P)
 EIGHT(TILE, q8, 1)
-EIGHT(TILE, q8, 2) TWELVE(TILE, f32, 1) TWELVE(TILE, f32, 2) TWELVE(TILE, bf16, 1)
-    TWELVE(TILE, bf16, 2)
+EIGHT(TILE, q8, 2)
+TWELVE(TILE, f32, 1)
+TWELVE(TILE, f32, 2) TWELVE(TILE, bf16, 1) TWELVE(TILE, bf16, 2)
 
 #define NAME(kind, R, P) kind##_##R##x##P,
-        static const struct tiles q8_tiles = {
-            Q8_ROWS, UINT32_MAX, FEW_ROWS, {{EIGHT(NAME, q8, 1)}, {EIGHT(NAME, q8, 2)}}};
+    static const struct tiles q8_tiles = {
+        Q8_ROWS, UINT32_MAX, FEW_ROWS, {{EIGHT(NAME, q8, 1)}, {EIGHT(NAME, q8, 2)}}};
 static const struct tiles f32_tiles = {
     FLOAT_ROWS, UINT32_MAX, FEW_ROWS, {{TWELVE(NAME, f32, 1)}, {TWELVE(NAME, f32, 2)}}};
 static const struct tiles bf16_tiles = {

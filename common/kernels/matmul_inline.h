@@ -11,10 +11,11 @@
 #include "common/kernels/avx2_inline.h"
 #include "common/kernels/kernels.h"
 
-#define BLOCK       32u
-#define LINE        64u
-#define AHEAD_BYTES 3072u /* few rows: how far a stream is fetched ahead */
-#define MOST_ROWS   12u   /* of any tile of any set */
+#define BLOCK        32u
+#define LINE         64u
+#define AHEAD_BYTES  3072u /* few rows: how far a stream is fetched ahead */
+#define SCALES_AHEAD 384u  /* the same of Q8_0's scales: 32 bytes for 512 of quants, and some */
+#define MOST_ROWS    12u   /* of any tile of any set */
 
 struct tile {
     const uint8_t *panel; /* of the first panel */
@@ -59,6 +60,15 @@ ALWAYS_INLINE void fetch_ahead(const struct tile *t, uint32_t block)
 {
     for (size_t i = 0; i < t->ahead_step; i += LINE)
         _mm_prefetch((const char *)(t->ahead + block * t->ahead_step + i), _MM_HINT_T1);
+}
+
+/* Q8_0, few rows: how far ahead the quants of block b fetch; at a panel's end that is in the panel P further on, as
+ * between them lie the scales and, of two, the neighbor. */
+ALWAYS_INLINE size_t q8_ahead(const struct tile *t, uint32_t b, const int P)
+{
+    const uint32_t blocks = t->k / BLOCK;
+    if (b + AHEAD_BYTES / 512 < blocks) return AHEAD_BYTES;
+    return AHEAD_BYTES + (size_t)P * t->panel_bytes - (size_t)blocks * 512;
 }
 
 ALWAYS_INLINE void upcast_rows(const uint16_t *x, size_t n, float *out)

@@ -18,6 +18,7 @@
 #include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/rpc/rpc.h"
+#include "coordinator/cli/bench.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/wire_echo.h"
 
@@ -378,6 +379,11 @@ int cmd_bench(int argc, char **argv)
         char name[] = "moesaic bench wire";
         argv[1] = name;
         return bench_wire(argc - 1, argv + 1);
+    }
+    if (argc >= 2 && strcmp(argv[1], "kernels") == 0) {
+        char name[] = "moesaic bench kernels";
+        argv[1] = name;
+        return bench_kernels(argc - 1, argv + 1);
     }
     if (argc >= 3 && strcmp(argv[1], "wire-echo") == 0) /* hidden: our own child */
         return wire_echo_main(strcmp(argv[2], "spin") == 0, argc >= 4);

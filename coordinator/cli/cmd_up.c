@@ -88,7 +88,7 @@ static const struct argp_option options[] = {
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens in one pass (default 256)", 3},
     {"threads", OPT_THREADS, "T", 0,
      "Threads of each process (default: the cores are divided among them)", 3},
-    {"cpu", OPT_CPU, "ref|avx2", 0, "Kernels (default: the best this CPU runs)", 3},
+    {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 3},
     {"node-cpu", OPT_NODE_CPU, "LIST", 0, "Kernels per node, for tests: ref,avx2,...", 3},
     {"name", OPT_NAME, "ID", 0, "Name of the model in the API (default: the folder's name)", 3},
     {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request's longest time (default 600)",

@@ -30,7 +30,7 @@ MAY_INCLUDE = {
                            "coordinator/api",
     "coordinator": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile common/experts coordinator/text "
                    "coordinator/model coordinator/cluster coordinator/engine coordinator/drivers coordinator/api",
-    "coordinator/cli": "common/base common/sys common/rpc common/tensor common/modelfile coordinator/text",
+    "coordinator/cli": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile coordinator/text",
     "expert_node": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile common/experts",
 }
 
