@@ -87,7 +87,7 @@ static const struct argp_option options[] = {
     {"ctx", OPT_CTX, "N", 0, "Context in tokens (default: the model's, or what memory leaves)", 3},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens in one pass (default 256)", 3},
     {"threads", OPT_THREADS, "T", 0,
-     "Threads of each process (default: the cores are divided among them)", 3},
+     "Threads of each process (default: all cores; processes take turns)", 3},
     {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 3},
     {"node-cpu", OPT_NODE_CPU, "LIST", 0, "Kernels per node, for tests: ref,avx2,...", 3},
     {"name", OPT_NAME, "ID", 0, "Name of the model in the API (default: the folder's name)", 3},
@@ -586,9 +586,8 @@ int cmd_up(int argc, char **argv)
     unsetenv(
         "MOESAIC_NODES"); /* a number here, addresses to a coordinator: our children get theirs from us */
     unsigned processes = u->cfg.nodes + 1, n_cores = memory_cores();
-    u->threads = u->cfg.threads > 0        ? u->cfg.threads
-                 : n_cores / processes > 0 ? n_cores / processes
-                                           : 1;
+    /* All cores for each: they mostly compute in turns, the coordinator between layers and the nodes within one. */
+    u->threads = u->cfg.threads > 0 ? u->cfg.threads : n_cores;
     /* Spinning while waiting is faster only when every busy thread has a core of its own. */
     u->spin = u->threads * processes <= n_cores;
     snprintf(u->http, sizeof u->http, "%s", u->cfg.http);
