@@ -44,13 +44,15 @@
 #define LIMIT_GRPC_CALLS           1024u /* open Generate calls */
 
 /* Requests */
-#define LIMIT_QUEUE        64u /* waiting requests, then 503 */
-#define LIMIT_N            8u
-#define LIMIT_TOP_LOGPROBS 20u
-#define LIMIT_STOP_STRINGS 16u
-#define LIMIT_STOP_BYTES   256u
-#define LIMIT_PROMPTS      64u /* prompts in one completions request */
-#define LIMIT_REQUEST_MS   600000u
+#define LIMIT_QUEUE              64u /* waiting requests, then 503 */
+#define LIMIT_N                  8u
+#define LIMIT_TOP_LOGPROBS       20u
+#define LIMIT_STOP_STRINGS       16u
+#define LIMIT_LOGIT_BIAS         1024u
+#define LIMIT_REPETITION_PENALTY 4u
+#define LIMIT_STOP_BYTES         256u
+#define LIMIT_PROMPTS            64u /* prompts in one completions request */
+#define LIMIT_REQUEST_MS         600000u
 
 /* Chat templates */
 #define LIMIT_TEMPLATE_STEPS        1000000u

@@ -16,6 +16,7 @@
 struct request_box {
     struct generate_request q;
     struct generate_message *messages;
+    struct generate_bias *bias;
     Moesaic__V1__GenerateRequest *pb;
 };
 
@@ -25,6 +26,7 @@ void frame_generate_request_free(struct generate_request *q)
     struct request_box *box = q->owner;
     if (box->pb != NULL) pb_free(&box->pb->base);
     mem_free(box->messages);
+    mem_free(box->bias);
     mem_free(box);
 }
 
@@ -96,6 +98,9 @@ static enum err_code check_request(const Moesaic__V1__GenerateRequest *p, struct
     if (IS_SET(p, top_logprobs, TOP_LOGPROBS) && p->top_logprobs > LIMIT_TOP_LOGPROBS)
         return err_set(why, ERR_INVALID, "top_logprobs is %u, the limit is %u", p->top_logprobs,
                        LIMIT_TOP_LOGPROBS);
+    if (p->n_logit_bias > LIMIT_LOGIT_BIAS)
+        return err_set(why, ERR_INVALID, "%zu entries of logit_bias, the limit is %u",
+                       p->n_logit_bias, LIMIT_LOGIT_BIAS);
     enum err_code rc = prompt ? check_text("prompt", 0, p->prompt, why) : ERR_OK;
     if (rc == ERR_OK) rc = check_text("model", 0, p->model, why);
     for (size_t i = 0; rc == ERR_OK && i < p->n_stop; i++) {
@@ -132,7 +137,8 @@ enum err_code frame_decode_generate_request(const void *bytes, size_t n,
         rc = err_set(why, ERR_INVALID, "a text contains a NUL character");
     if (rc == ERR_OK) {
         box->messages = mem_zalloc_array(p->n_messages, sizeof *box->messages);
-        if (box->messages == NULL) rc = err_nomem(why, "messages");
+        box->bias = mem_zalloc_array(p->n_logit_bias, sizeof *box->bias);
+        if (box->messages == NULL || box->bias == NULL) rc = err_nomem(why, "messages");
     }
     if (rc != ERR_OK) {
         err_wrap(why, rc, "GenerateRequest");
@@ -140,16 +146,26 @@ enum err_code frame_decode_generate_request(const void *bytes, size_t n,
     }
     for (size_t i = 0; i < p->n_messages; i++)
         box->messages[i] = (struct generate_message){p->messages[i]->role, p->messages[i]->content};
+    for (size_t i = 0; i < p->n_logit_bias; i++)
+        box->bias[i] = (struct generate_bias){p->logit_bias[i]->id, p->logit_bias[i]->bias};
     q->prompt = IS_SET(p, prompt, PROMPT) ? p->prompt : NULL;
     q->prompt_ids = p->prompt_ids;
     q->n_prompt_ids = p->n_prompt_ids;
     q->messages = box->messages;
     q->n_messages = p->n_messages;
+    q->logit_bias = box->bias;
+    q->n_logit_bias = p->n_logit_bias;
     if ((q->has_max_tokens = IS_SET(p, max_tokens, MAX_TOKENS))) q->max_tokens = p->max_tokens;
     if ((q->has_temperature = IS_SET(p, temperature, TEMPERATURE))) q->temperature = p->temperature;
     if ((q->has_top_p = IS_SET(p, top_p, TOP_P))) q->top_p = p->top_p;
     if ((q->has_top_k = IS_SET(p, top_k, TOP_K))) q->top_k = p->top_k;
     if ((q->has_min_p = IS_SET(p, min_p, MIN_P))) q->min_p = p->min_p;
+    if ((q->has_presence_penalty = IS_SET(p, presence_penalty, PRESENCE_PENALTY)))
+        q->presence_penalty = p->presence_penalty;
+    if ((q->has_frequency_penalty = IS_SET(p, frequency_penalty, FREQUENCY_PENALTY)))
+        q->frequency_penalty = p->frequency_penalty;
+    if ((q->has_repetition_penalty = IS_SET(p, repetition_penalty, REPETITION_PENALTY)))
+        q->repetition_penalty = p->repetition_penalty;
     if ((q->has_seed = IS_SET(p, seed, SEED))) q->seed = p->seed;
     if ((q->has_top_logprobs = IS_SET(p, top_logprobs, TOP_LOGPROBS)))
         q->top_logprobs = p->top_logprobs;
@@ -186,6 +202,9 @@ enum err_code frame_encode_generate_request(const struct generate_request *q, st
     PUT_OPTIONAL(&p, q, top_p, TOP_P)
     PUT_OPTIONAL(&p, q, top_k, TOP_K)
     PUT_OPTIONAL(&p, q, min_p, MIN_P)
+    PUT_OPTIONAL(&p, q, presence_penalty, PRESENCE_PENALTY)
+    PUT_OPTIONAL(&p, q, frequency_penalty, FREQUENCY_PENALTY)
+    PUT_OPTIONAL(&p, q, repetition_penalty, REPETITION_PENALTY)
     PUT_OPTIONAL(&p, q, seed, SEED)
     PUT_OPTIONAL(&p, q, top_logprobs, TOP_LOGPROBS)
     p.n_stop = q->n_stop;
@@ -195,8 +214,20 @@ enum err_code frame_encode_generate_request(const struct generate_request *q, st
 
     Moesaic__V1__ChatMessage *messages = mem_zalloc_array(q->n_messages, sizeof *messages);
     p.messages = mem_zalloc_array(q->n_messages, sizeof *p.messages);
-    enum err_code rc = messages != NULL && p.messages != NULL ? ERR_OK : err_nomem(why, "messages");
+    Moesaic__V1__LogitBias *bias = mem_zalloc_array(q->n_logit_bias, sizeof *bias);
+    p.logit_bias = mem_zalloc_array(q->n_logit_bias, sizeof *p.logit_bias);
+    enum err_code rc =
+        messages != NULL && p.messages != NULL && bias != NULL && p.logit_bias != NULL
+            ? ERR_OK
+            : err_nomem(why, "messages");
     if (rc == ERR_OK) {
+        p.n_logit_bias = q->n_logit_bias;
+        for (size_t i = 0; i < q->n_logit_bias; i++) {
+            moesaic__v1__logit_bias__init(&bias[i]);
+            bias[i].id = q->logit_bias[i].id;
+            bias[i].bias = q->logit_bias[i].bias;
+            p.logit_bias[i] = &bias[i];
+        }
         p.n_messages = q->n_messages;
         for (size_t i = 0; i < q->n_messages; i++) {
             moesaic__v1__chat_message__init(&messages[i]);
@@ -208,6 +239,8 @@ enum err_code frame_encode_generate_request(const struct generate_request *q, st
     }
     mem_free(messages);
     mem_free(p.messages);
+    mem_free(bias);
+    mem_free(p.logit_bias);
     return rc;
 }
 

@@ -15,6 +15,11 @@ struct generate_message {
     const char *role, *content;
 };
 
+struct generate_bias {
+    int32_t id;
+    double bias;
+};
+
 struct generate_request {
     /* Exactly one of the three after decoding. */
     const char *prompt; /* NULL: not given */
@@ -24,11 +29,13 @@ struct generate_request {
     size_t n_messages;
 
     bool has_max_tokens, has_temperature, has_top_p, has_top_k, has_min_p, has_seed,
-        has_top_logprobs;
+        has_top_logprobs, has_presence_penalty, has_frequency_penalty, has_repetition_penalty;
     uint32_t max_tokens;
     double temperature, top_p; /* as sent: NaN is possible, the API checks ranges */
     uint32_t top_k;
-    double min_p;
+    double min_p, presence_penalty, frequency_penalty, repetition_penalty;
+    const struct generate_bias *logit_bias; /* <= LIMIT_LOGIT_BIAS; ids and values as sent */
+    size_t n_logit_bias;
     int64_t seed;
     uint32_t top_logprobs;   /* <= LIMIT_TOP_LOGPROBS */
     const char *const *stop; /* <= LIMIT_STOP_STRINGS of <= LIMIT_STOP_BYTES */

@@ -18,7 +18,7 @@ struct generation_spec {
     uint32_t n_prompt;     /* >= 1 */
     uint32_t max_tokens;   /* 0 allowed when prompt_logprobs */
     bool ignore_eos;
-    struct sampler_params sampling; /* seed, choice inside */
+    struct sampler_params sampling; /* seed, choice inside; its bias is copied */
     uint32_t top_logprobs;          /* alternatives per token, 0..20 */
     bool logprobs;                  /* logprob of each chosen token */
     bool prompt_logprobs;           /* those of the prompt too */

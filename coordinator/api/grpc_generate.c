@@ -213,6 +213,25 @@ static bool put_stop(json_t *o, const struct generate_request *q)
     return failed == 0;
 }
 
+static int put_logit_bias(json_t *o, const struct generate_request *q, struct fault *why)
+{
+    if (q->n_logit_bias == 0) return 0;
+    json_t *object = json_object();
+    int status = object == NULL ? -1 : 0;
+    for (size_t i = 0; i < q->n_logit_bias && status == 0; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", q->logit_bias[i].id);
+        if (json_object_get(object, key) != NULL)
+            status = fault_set(why, 400, "invalid_value", "logit_bias",
+                               "logit_bias has the id %s twice", key);
+        else
+            status = put_number(object, key, q->logit_bias[i].bias, why);
+    }
+    if (status == 0 && json_object_set(o, "logit_bias", object) != 0) status = -1;
+    json_decref(object);
+    return status;
+}
+
 static bool put_int(json_t *o, const char *key, bool has, int64_t value)
 {
     return !has || json_object_set_new(o, key, json_integer(value)) == 0;
@@ -244,6 +263,13 @@ static int put_query(json_t *o, enum request_kind kind, const struct generate_re
         status = put_number(o, "temperature", q->temperature, why);
     if (status == 0 && q->has_top_p) status = put_number(o, "top_p", q->top_p, why);
     if (status == 0 && q->has_min_p) status = put_number(o, "min_p", q->min_p, why);
+    if (status == 0 && q->has_presence_penalty)
+        status = put_number(o, "presence_penalty", q->presence_penalty, why);
+    if (status == 0 && q->has_frequency_penalty)
+        status = put_number(o, "frequency_penalty", q->frequency_penalty, why);
+    if (status == 0 && q->has_repetition_penalty)
+        status = put_number(o, "repetition_penalty", q->repetition_penalty, why);
+    if (status == 0) status = put_logit_bias(o, q, why);
     return status;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
@@ -99,6 +100,41 @@ static int take_sampling(const json_t *body, const struct generation_model *mode
     r->top_k = top_k < 0 ? 0 : (uint32_t)top_k;
     r->seed = (uint64_t)seed;
     r->n = (uint32_t)n;
+    return status;
+}
+
+/* Two names for one thing: vLLM's and llama.cpp's. */
+static int take_repetition(const json_t *body, struct request *r, struct fault *why)
+{
+    static const char *const names[] = {"repetition_penalty", "repeat_penalty"};
+    double both[2] = {1, 1};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        int status = take_number(body, names[i], 0, LIMIT_REPETITION_PENALTY, &both[i], why);
+        if (status != 0) return status;
+        if (both[i] <= 0)
+            return fault_set(why, 400, "invalid_value", names[i],
+                             "%s is 0; it must be above 0, up to %u", names[i],
+                             LIMIT_REPETITION_PENALTY);
+    }
+    const bool two = given(body, names[0]) != NULL && given(body, names[1]) != NULL;
+    if (two && both[0] != both[1])
+        return fault_set(why, 400, "invalid_value", names[1],
+                         "%s is %g and %s is %g; they are one parameter", names[0], both[0],
+                         names[1], both[1]);
+    r->repetition_penalty = given(body, names[1]) != NULL ? both[1] : both[0];
+    return 0;
+}
+
+static int take_penalties(const json_t *body, const struct generation_model *model,
+                          struct request *r, struct fault *why)
+{
+    int status = take_number(body, "presence_penalty", -2, 2, &r->presence_penalty, why);
+    if (status == 0)
+        status = take_number(body, "frequency_penalty", -2, 2, &r->frequency_penalty, why);
+    if (status == 0) status = take_repetition(body, r, why);
+    if (status == 0)
+        status = request_logit_bias(given(body, "logit_bias"), model->vocab, &r->logit_bias,
+                                    &r->n_logit_bias, why);
     return status;
 }
 
@@ -216,6 +252,7 @@ int request_from_object(enum request_kind kind, json_t *body, const struct gener
     if (status == 0 && kind == REQUEST_COMPLETION) status = take_bool(b, "echo", &out->echo, why);
     if (status == 0) status = take_max_tokens(b, model, out, why);
     if (status == 0) status = take_sampling(b, model, out, why);
+    if (status == 0) status = take_penalties(b, model, out, why);
     if (status == 0) status = take_logprobs(b, out, why);
     if (status == 0) status = take_stop(b, out, why);
     if (status == 0) status = take_stream(b, out, why);
@@ -265,7 +302,12 @@ struct generation_spec request_spec(const struct request *r, const struct genera
                      .min_p = r->min_p,
                      .top_k = r->top_k,
                      .seed = r->seed,
-                     .choice = sample},
+                     .choice = sample,
+                     .adjust = {.repetition = r->repetition_penalty,
+                                .frequency = r->frequency_penalty,
+                                .presence = r->presence_penalty,
+                                .bias = r->logit_bias,
+                                .n_bias = r->n_logit_bias}},
         .top_logprobs = r->logprobs ? r->top_logprobs : 0,
         .logprobs = r->logprobs,
         /* Without a token to generate the engine still wants something to do. */
@@ -279,6 +321,7 @@ void request_deinit(struct request *r)
     for (uint32_t i = 0; i < r->n_prompts; i++)
         mem_free(r->prompts[i].ids);
     mem_free(r->prompts);
+    mem_free(r->logit_bias);
     json_decref(r->messages);
     json_decref(r->body);
     *r = (struct request){0};

@@ -42,6 +42,9 @@ struct request {
     bool has_seed;
     uint64_t seed;
     uint32_t n;
+    double repetition_penalty, frequency_penalty, presence_penalty;
+    struct logit_bias *logit_bias; /* owned, [n_logit_bias] */
+    uint32_t n_logit_bias;
     struct request_string stop[LIMIT_STOP_STRINGS];
     uint32_t n_stop;
     const int32_t *eos; /* the model's; none with ignore_eos */
@@ -77,6 +80,9 @@ int request_prompts(const json_t *given, const struct generation_model *model, s
 /* An array of token ids. *ids: mem_free. `param` names it in messages. */
 int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n,
                 struct fault *why);
+/* logit_bias, an object from token ids to numbers. *out: mem_free. */
+int request_logit_bias(const json_t *given, uint32_t vocab, struct logit_bias **out, uint32_t *n,
+                       struct fault *why);
 /* 400 if a parameter that is not built has a value that is not neutral. */
 int request_unbuilt(enum request_kind kind, const json_t *body, struct fault *why);
 /* 404 model_not_found, or 0. */

@@ -14,6 +14,7 @@ struct order_mail {
     struct client_order order;
     struct generation_spec spec;
     int32_t *prompt;
+    struct logit_bias *bias;
     struct token_mail *last; /* SUBMIT: for the sequence's last event */
 };
 
@@ -63,6 +64,7 @@ struct client_driver {
         bool used;
         uint64_t name;
         struct client_sequence facts;
+        struct logit_bias *bias; /* that of facts */
         struct token_mail
             *last; /* while `used`: room for the last event, whatever memory there is then */
     } sequences[CLIENT_MAX_SEQUENCES];
@@ -87,6 +89,7 @@ static void free_order(struct order_mail *o)
 {
     if (o == NULL) return;
     mem_free(o->prompt);
+    mem_free(o->bias);
     mem_free(o->last);
     mem_free(o);
 }
@@ -180,6 +183,7 @@ static void on_closed(uv_handle_t *h)
         free_order(c->entries[i].cancel);
         free_order(c->entries[i].resume);
         mem_free(c->sequences[i].last);
+        mem_free(c->sequences[i].bias);
     }
     mailbox_deinit(&c->to_engine);
     mailbox_deinit(&c->to_loop);
@@ -222,9 +226,10 @@ static enum err_code service_start(void *self, const struct generation_spec *spe
     struct order_mail *o = mem_zalloc(sizeof *o), *cancel = mem_zalloc(sizeof *cancel);
     if (o != NULL) {
         o->prompt = mem_zalloc_array(spec->n_prompt, sizeof *o->prompt);
+        o->bias = mem_zalloc_array(spec->sampling.adjust.n_bias, sizeof *o->bias);
         o->last = mem_zalloc(sizeof *o->last);
     }
-    if (o == NULL || cancel == NULL || o->prompt == NULL || o->last == NULL) {
+    if (o == NULL || cancel == NULL || o->prompt == NULL || o->bias == NULL || o->last == NULL) {
         free_order(o);
         free_order(cancel);
         return err_nomem(why, "a request");
@@ -242,6 +247,9 @@ static enum err_code service_start(void *self, const struct generation_spec *spe
     cancel->order = (struct client_order){.kind = CLIENT_CANCEL, .sequence = *handle};
     o->spec = *spec;
     o->spec.prompt = o->prompt;
+    if (spec->sampling.adjust.n_bias > 0)
+        memcpy(o->bias, spec->sampling.adjust.bias, spec->sampling.adjust.n_bias * sizeof *o->bias);
+    o->spec.sampling.adjust.bias = o->bias;
     o->order = (struct client_order){CLIENT_SUBMIT, *handle, &o->spec, clock_now_us()};
     post_order(c, o);
     return ERR_OK;
@@ -330,7 +338,9 @@ static void end_sequence(struct client_driver *c, uint32_t i)
 {
     c->sequences[i].used = false;
     mem_free(c->sequences[i].last);
+    mem_free(c->sequences[i].bias);
     c->sequences[i].last = NULL;
+    c->sequences[i].bias = NULL;
 }
 
 unsigned client_driver_orders(struct client_driver *c,
@@ -348,7 +358,9 @@ unsigned client_driver_orders(struct client_driver *c,
             c->sequences[i].facts = (struct client_sequence){
                 o->spec.sampling, o->spec.top_logprobs, o->spec.logprobs, o->spec.prompt_logprobs};
             c->sequences[i].last = o->last;
+            c->sequences[i].bias = o->bias;
             o->last = NULL;
+            o->bias = NULL;
         }
         take(ctx, &o->order);
         if (o->order.kind == CLIENT_CANCEL && c->sequences[i].name == o->order.sequence)

@@ -120,6 +120,8 @@ static void sample(struct compute_driver *d, struct slot *s, const struct engine
             struct sampler_pick pick;
             const float *logits = model_pass_logits(s->pass, logit_row);
             t->bad = sampler_pick(d->cfg.kernels, logits, vocab, &facts->sampling,
+                                  &(struct token_history){rows[r].tokens, rows[r].n_prompt,
+                                                          rows[r].n_prompt + rows[r].output_index},
                                   rows[r].output_index, d->sampler_scratch, &pick) != 0;
             if (!t->bad) t->token = pick.token;
         }

@@ -107,6 +107,8 @@ struct engine_row {
     bool wants_logits;
     bool samples;          /* its token continues the sequence (else: prompt logits only) */
     uint32_t output_index; /* of the token it samples */
+    const int32_t *tokens; /* of its sequence: the prompt, then the output [n_prompt + output_index] */
+    uint32_t n_prompt;
     bool dead; /* its sequence has left: results are not needed, experts and tokens not looked at */
 };
 

@@ -64,6 +64,8 @@ void pass_add(struct pass *p, struct sequence *s, uint32_t n)
             .wants_logits = pass_wants_logits(s, i),
             .samples = samples(s, i),
             .output_index = sequence_n_output(s),
+            .tokens = s->tokens,
+            .n_prompt = s->n_prompt,
         };
         p->n_logit_rows += row->wants_logits;
     }

@@ -12,7 +12,7 @@
 
 #define DROPPED (-1.0)
 
-/* In the scratch: weights [V] double, then the heap [V] u32. */
+/* In the scratch: weights [V] double, then the heap [V] u32, adjusted logits [V] f32, counts [V] u32. */
 struct sampler_heap {
     const float *logits;
     uint32_t *
@@ -22,7 +22,7 @@ struct sampler_heap {
 
 size_t sampler_scratch_bytes(uint32_t vocab)
 {
-    return (size_t)vocab * (sizeof(double) + sizeof(uint32_t)) + 8;
+    return (size_t)vocab * (sizeof(double) + 2 * sizeof(uint32_t) + sizeof(float)) + 8;
 }
 
 static bool ranks_before(const float *logits, uint32_t a, uint32_t b)
@@ -122,16 +122,25 @@ static int64_t find_best(const float *logits, uint32_t vocab)
 }
 
 int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab,
-                 const struct sampler_params *p, uint64_t output_index, void *scratch,
-                 struct sampler_pick *out)
+                 const struct sampler_params *p, const struct token_history *history,
+                 uint64_t output_index, void *scratch, struct sampler_pick *out)
 {
     assert(vocab > 0);
+    double *weights = scratch;
+    uint32_t *ids = (uint32_t *)(void *)(weights + vocab);
+    const float *raw = logits;
     int64_t best = find_best(logits, vocab);
+    if (best >= 0 && !logit_adjust_is_off(&p->adjust)) {
+        float *adjusted = (float *)(void *)(ids + vocab);
+        logit_adjust_apply(&p->adjust, history, raw, vocab, (uint32_t *)(void *)(adjusted + vocab),
+                           adjusted);
+        logits = adjusted;
+        best = find_best(logits, vocab);
+    }
     if (best < 0) return -1;
     uint32_t token = (uint32_t)best;
     if (p->temperature > 0) {
-        double *weights = scratch;
-        struct sampler_heap heap = {.logits = logits, .ids = (uint32_t *)(void *)(weights + vocab)};
+        struct sampler_heap heap = {.logits = logits, .ids = ids};
         /* Relative to the best, whose weight is 1; the difference is taken before the division, so that a tiny
          * temperature cannot overflow. */
         for (uint32_t i = 0; i < vocab; i++)
@@ -143,7 +152,7 @@ int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab,
         token = draw(weights, vocab, rng_uniform(p->seed, output_index, p->choice));
     }
     *out = (struct sampler_pick){.token = (int32_t)token,
-                                 .logprob = sampler_logprob(k, logits, vocab, (int32_t)token)};
+                                 .logprob = sampler_logprob(k, raw, vocab, (int32_t)token)};
     return 0;
 }
 

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "coordinator/model/logit_adjust.h"
+
 struct kernels;
 
 struct sampler_params {
@@ -15,6 +17,7 @@ struct sampler_params {
     uint32_t top_k;     /* 0: off */
     uint64_t seed;
     uint32_t choice; /* 0..n-1 */
+    struct logit_adjust adjust;
 };
 
 struct sampler_pick {
@@ -25,14 +28,14 @@ struct sampler_pick {
 /* Bytes of scratch (8-byte aligned) for a vocabulary. */
 size_t sampler_scratch_bytes(uint32_t vocab);
 
-/* logits -> temperature -> top_k -> top_p -> min_p over candidates ordered by (logit descending, id ascending);
+/* logits -> bias, penalties -> temperature -> top_k -> top_p -> min_p over candidates ordered by (logit descending, id ascending);
  * probabilities and sums in double; the draw runs over the kept ids in ascending order with
  * rng_uniform(seed, output_index, choice).
  * top_k, top_p and min_p keep a prefix of that order; totals run over the kept ids in ascending order.
- * A logit of -Inf is never drawn. Returns 0; -1 if a logit is NaN or +Inf, or all are -Inf (the row is not finite). */
+ * `history` is looked at for penalties only. A logit of -Inf is never drawn. Returns 0; -1 if a logit is NaN or +Inf, or all are -Inf (the row is not finite). */
 int sampler_pick(const struct kernels *k, const float *logits, uint32_t vocab,
-                 const struct sampler_params *p, uint64_t output_index, void *scratch,
-                 struct sampler_pick *out);
+                 const struct sampler_params *p, const struct token_history *history,
+                 uint64_t output_index, void *scratch, struct sampler_pick *out);
 
 /* log softmax of the raw logits at `id`, and the n best (descending, ties to the lower id), n <= vocab. */
 float sampler_logprob(const struct kernels *k, const float *logits, uint32_t vocab, int32_t id);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The official OpenAI client against a running server: answers, streams, aborts, error classes.
 
-    openai_client.py BASE_URL [MODEL]      e.g. http://127.0.0.1:8080/v1
+    openai_client.py BASE_URL [MODEL] [--sampling]      e.g. http://127.0.0.1:8080/v1
 
 Needs the PyPI package `openai`. Nothing here depends on what the model says, so it runs against the real server
 and against the tests' fake engine alike. Exits 0 when everything is as the client's users expect.
@@ -84,6 +84,22 @@ def streams(client, model):
     expect(text == client.completions.create(model=model, prompt="A fox", max_tokens=6, temperature=0).choices[0].text, text)
 
 
+def penalties(client, model):
+    def ids(**changed):
+        ask = dict(model=model, prompt="Once upon a time", max_tokens=24, temperature=0, extra_body={"return_token_ids": True, "ignore_eos": True})
+        return client.completions.create(**{**ask, **changed}).choices[0].token_ids
+    plain = ids()
+    expect(ids(presence_penalty=0, frequency_penalty=0, logit_bias={}) == plain, "neutral values change nothing")
+    expect(set(ids(logit_bias={"100": 100})) == {100}, "a bias of 100 forces a token")
+    banned = ids(logit_bias={str(plain[0]): -100})
+    expect(plain[0] not in banned, "a bias of -100 bans a token")
+    expect(set(ids(logit_bias={"100": 30})) == {100}, "a bias of 30 is enough")
+    tired = ids(logit_bias={"100": 30}, frequency_penalty=2)
+    expect(tired[0] == 100 and set(tired) != {100}, f"each occurrence costs two: {tired}")
+    strict = ids(extra_body={"return_token_ids": True, "ignore_eos": True, "repetition_penalty": 4})
+    expect(strict != plain and ids(extra_body={"return_token_ids": True, "ignore_eos": True, "repeat_penalty": 4}) == strict, strict)
+
+
 def running(base):
     with urllib.request.urlopen(base.rsplit("/v1", 1)[0] + "/metrics") as reply:
         for line in reply.read().decode().splitlines():
@@ -126,7 +142,7 @@ def errors(client, model):
     raises(openai.BadRequestError, lambda: create(model=model, messages=[]), "messages")
     raises(openai.BadRequestError, lambda: create(model=model, messages=CHAT, temperature=9), "temperature")
     raises(openai.BadRequestError, lambda: create(model=model, messages=CHAT, n=1000), "n")
-    raises(openai.BadRequestError, lambda: create(model=model, messages=CHAT, logit_bias={"1": 5}), "logit_bias")
+    raises(openai.BadRequestError, lambda: create(model=model, messages=CHAT, logit_bias={"word": 5}), "logit_bias")
     raises(openai.BadRequestError, lambda: create(model=model, messages=CHAT, max_tokens=-1, stream=True), "max_tokens")
     long = raises(openai.BadRequestError, lambda: create(model=model, messages=[{"role": "user", "content": "fox " * 20000}]))
     expect(long.type == "exceed_context_size_error" and long.code == "context_length_exceeded", long.body)
@@ -136,12 +152,17 @@ def errors(client, model):
 
 
 def main():
+    sampling = "--sampling" in sys.argv  # is it a real model that answers?
+    if sampling:
+        sys.argv.remove("--sampling")
     base = sys.argv[1].rstrip("/")
     client = openai.OpenAI(base_url=base, api_key="none", timeout=60)
     model = models(client, sys.argv[2] if len(sys.argv) > 2 else None)
     answers(client, model)
     streams(client, model)
     asyncio.run(aborts(base, model))
+    if sampling:
+        penalties(client, model)
     errors(client, model)
     print(f"openai {openai.__version__}: all as expected at {base}")
 

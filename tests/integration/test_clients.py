@@ -15,7 +15,7 @@ def run(script, *args):
 
 def test_the_official_openai_client_works_on_a_cluster():
     with Cluster(DEMO, nodes=3) as c:
-        run("openai_client.py", c.url + "/v1")
+        run("openai_client.py", c.url + "/v1", "--sampling")
 
 
 def test_an_independent_grpc_client_talks_to_a_node():

@@ -25,7 +25,9 @@ def answer(c, **body):
 def answers(c, many=False):
     """Greedy, sampled, with the prompt's logprobs; alone, or while seven others run."""
     asks = [dict(prompt=STORY, max_tokens=24), dict(prompt=STORY, max_tokens=24, temperature=0.9, top_p=0.9, seed=7),
-            dict(prompt=STORY * 6, max_tokens=4, echo=True, ignore_eos=True)]
+            dict(prompt=STORY * 6, max_tokens=4, echo=True, ignore_eos=True),
+            dict(prompt=STORY, max_tokens=24, temperature=0.7, seed=3, presence_penalty=0.4, frequency_penalty=0.3,
+                 repetition_penalty=1.2, logit_bias={"100": 2.5, "7": -100})]
     if not many:
         return [answer(c, **a) for a in asks]
     noise = [lambda p=p: c.complete(prompt=p, max_tokens=40, temperature=0.8, seed=1) for p in EIGHT[:7]]

@@ -97,6 +97,10 @@ static enum err_code start(void *self, const struct generation_spec *spec, gener
     memcpy(s->prompt, spec->prompt, bytes);
     f->last_spec = *spec;
     f->last_spec.prompt = NULL;
+    const struct logit_adjust *adjust = &spec->sampling.adjust;
+    for (uint32_t i = 0; i < adjust->n_bias && i < 8; i++)
+        f->last_bias[i] = adjust->bias[i];
+    f->last_spec.sampling.adjust.bias = f->last_bias;
     f->n_last_prompt = spec->n_prompt < 512 ? spec->n_prompt : 512;
     memcpy(f->last_prompt, spec->prompt, f->n_last_prompt * sizeof *spec->prompt);
     f->n_started++;

@@ -37,7 +37,8 @@ struct fake_generation {
     struct fake_sequence sequences[FAKE_SEQUENCES];
     uint64_t next_handle;
     _Atomic uint32_t n_started, n_cancelled, n_paused, n_resumed, n_tokens, n_live;
-    struct generation_spec last_spec; /* without its prompt */
+    struct generation_spec last_spec; /* without its prompt; its bias is last_bias */
+    struct logit_bias last_bias[8];
     int32_t last_prompt[512];
     uint32_t n_last_prompt;
 };

@@ -282,11 +282,20 @@ Test(grpc_service, parameters_reach_the_engine)
     struct client c;
     int32_t ids[] = {5, 6, 7};
     rig_init(&g, "A");
+    const struct generate_bias bias[] = {{5, -100}, {2, 0.25}};
     g.f.fake.endless = true;
     rig_start(&g);
     answer(&g, &c,
            &(struct generate_request){.prompt_ids = ids,
                                       .n_prompt_ids = 3,
+                                      .has_presence_penalty = true,
+                                      .presence_penalty = 0.5,
+                                      .has_frequency_penalty = true,
+                                      .frequency_penalty = -0.5,
+                                      .has_repetition_penalty = true,
+                                      .repetition_penalty = 1.25,
+                                      .logit_bias = bias,
+                                      .n_logit_bias = 2,
                                       .has_temperature = true,
                                       .has_top_p = true,
                                       .top_p = 0.9,
@@ -305,6 +314,11 @@ Test(grpc_service, parameters_reach_the_engine)
               s->sampling.min_p == 0.05);
     cr_expect(s->sampling.top_k == 7 && s->sampling.seed == (uint64_t)-5 &&
               s->sampling.choice == 0 && s->ignore_eos);
+    const struct logit_adjust *a = &s->sampling.adjust;
+    cr_expect(a->presence == 0.5 && a->frequency == -0.5 && a->repetition == 1.25);
+    cr_assert_eq(a->n_bias, 2);
+    cr_expect(a->bias[0].id == 5 && a->bias[0].bias == -100);
+    cr_expect(a->bias[1].id == 2 && a->bias[1].bias == 0.25);
     cr_expect(!s->logprobs && s->top_logprobs == 0 && !s->prompt_logprobs);
     cr_expect_eq(s->max_tokens, 16);
     cr_expect_eq(c.n_ids, 16);
@@ -383,6 +397,8 @@ Test(grpc_service, what_is_wrong_with_a_request_is_said)
     struct generate_message king[] = {{"king", ""}};
     static int32_t long_prompt[600];
     int32_t no_id[] = {1, 1 << 30};
+    const struct generate_bias negative = {-1, 1}, infinite = {1, (double)INFINITY},
+                               twice[] = {{1, 1}, {1, 2}};
     struct {
         struct generate_request q;
         int status;
@@ -397,6 +413,13 @@ Test(grpc_service, what_is_wrong_with_a_request_is_said)
         {{.prompt = "a", .has_top_p = true, .top_p = 0}, 3, "top_p is 0"},
         {{.prompt = "a", .has_min_p = true, .min_p = 1.5}, 3, "min_p is 1.5"},
         {{.prompt = "a", .has_top_k = true, .top_k = 5000}, 3, "top_k is 5000"},
+        {{.prompt = "a", .has_presence_penalty = true, .presence_penalty = 3},
+         3,
+         "presence_penalty is 3"},
+        {{.prompt = "a", .has_repetition_penalty = true}, 3, "repetition_penalty is 0"},
+        {{.prompt = "a", .logit_bias = &negative, .n_logit_bias = 1}, 3, "key '-1'"},
+        {{.prompt = "a", .logit_bias = &infinite, .n_logit_bias = 1}, 3, "1 is inf"},
+        {{.prompt = "a", .logit_bias = twice, .n_logit_bias = 2}, 3, "id 1 twice"},
         {{.prompt = "a", .has_max_tokens = true, .max_tokens = 0}, 3, "max_tokens is 0"},
         {{.prompt = "a", .has_max_tokens = true, .max_tokens = 513}, 3, "max_tokens is 513"},
         {{.prompt = "Once upon", .has_max_tokens = true, .max_tokens = 512},

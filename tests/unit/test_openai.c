@@ -76,6 +76,9 @@ Test(openai, a_chat_answer_has_openais_shape)
     cr_expect_float_eq(f.fake.last_spec.sampling.temperature, 0.75, 1e-9);
     cr_expect_float_eq(f.fake.last_spec.sampling.top_p, 0.5, 1e-9);
     cr_expect_eq(f.fake.last_spec.sampling.top_k, 40);
+    const struct logit_adjust *none = &f.fake.last_spec.sampling.adjust;
+    cr_expect(none->repetition == 1 && none->frequency == 0 && none->presence == 0 &&
+              none->n_bias == 0);
     struct ids expected = {0};
     const char *prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
     tokenizer_encode(f.cfg.model.tokenizer, prompt, strlen(prompt), TOKENIZER_ADD_NONE,
@@ -571,10 +574,24 @@ Test(openai, bad_parameters_are_named)
         {CHAT, "{\"tools\":[{\"type\":\"function\"}]," HI "}", 400, "tools"},
         {CHAT, "{\"tool_choice\":\"required\"," HI "}", 400, "tool_choice"},
         {CHAT, "{\"response_format\":{\"type\":\"json_object\"}," HI "}", 400, "response_format"},
-        {CHAT, "{\"logit_bias\":{\"5\":1}," HI "}", 400, "logit_bias"},
-        {CHAT, "{\"presence_penalty\":0.5," HI "}", 400, "presence_penalty"},
-        {CHAT, "{\"frequency_penalty\":-1," HI "}", 400, "frequency_penalty"},
-        {CHAT, "{\"repetition_penalty\":1.1," HI "}", 400, "repetition_penalty"},
+        {CHAT, "{\"logit_bias\":[]," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"x\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"-1\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"05\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"5 \":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"4294967296\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"99999999999999999999\":1}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"5\":\"1\"}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"5\":100.5}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"logit_bias\":{\"5\":-101}," HI "}", 400, "logit_bias"},
+        {CHAT, "{\"presence_penalty\":2.01," HI "}", 400, "presence_penalty"},
+        {CHAT, "{\"presence_penalty\":\"1\"," HI "}", 400, "presence_penalty"},
+        {CHAT, "{\"frequency_penalty\":-2.01," HI "}", 400, "frequency_penalty"},
+        {CHAT, "{\"repetition_penalty\":0," HI "}", 400, "repetition_penalty"},
+        {CHAT, "{\"repetition_penalty\":4.01," HI "}", 400, "repetition_penalty"},
+        {CHAT, "{\"repeat_penalty\":-1," HI "}", 400, "repeat_penalty"},
+        {CHAT, "{\"repeat_penalty\":1.1,\"repetition_penalty\":1.2," HI "}", 400, "repeat_penalty"},
         {CHAT, "{\"grammar\":\"root ::= x\"," HI "}", 400, "grammar"},
         {CHAT, "{\"reasoning_effort\":\"high\"," HI "}", 400, "reasoning_effort"},
         {CHAT, "{\"moe\":{\"routing\":true}," HI "}", 400, "moe"},
@@ -854,5 +871,44 @@ Test(openai, failing_allocations_end_a_request_cleanly)
     }
     cr_expect(api_fixture_becomes(&f.fake.n_live, 0));
     json_decref(post(&f, CHAT, "{" HI "}", 200));
+    api_fixture_stop(&f);
+}
+
+Test(openai, penalties_and_bias_reach_the_sampler)
+{
+    struct api_fixture f;
+    api_fixture_init(&f, "Once upon a time");
+    api_fixture_start(&f);
+    json_decref(post(&f, CHAT,
+                     "{\"presence_penalty\":-2,\"frequency_penalty\":2,\"repeat_penalty\":1.5,"
+                     "\"logit_bias\":{\"0\":-100,\"7\":100,\"12\":0.5},\"max_tokens\":2," HI "}",
+                     200));
+    const struct logit_adjust *a = &f.fake.last_spec.sampling.adjust;
+    cr_expect(a->presence == -2 && a->frequency == 2 && a->repetition == 1.5);
+    cr_assert_eq(a->n_bias, 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        int32_t id = a->bias[i].id;
+        cr_expect(id == 0 || id == 7 || id == 12);
+        cr_expect_eq(a->bias[i].bias, id == 0 ? -100 : id == 7 ? 100 : 0.5);
+    }
+    json_decref(post(
+        &f, CHAT, "{\"repeat_penalty\":4,\"repetition_penalty\":4,\"max_tokens\":2," HI "}", 200));
+    cr_expect_eq(f.fake.last_spec.sampling.adjust.repetition, 4);
+
+    /* As many entries as are allowed, and one more. */
+    for (uint32_t n = 0; n < 2; n++) {
+        struct buf body = {0};
+        buf_printf(&body, "{\"max_tokens\":2," HI ",\"logit_bias\":{");
+        for (uint32_t i = 0; i < LIMIT_LOGIT_BIAS + n; i++)
+            buf_printf(&body, "%s\"%u\":1", i > 0 ? "," : "", i);
+        buf_printf(&body, "}}");
+        cr_assert(!body.failed);
+        if (n == 0)
+            json_decref(post(&f, CHAT, body.data, 200));
+        else
+            expect_error(&f, CHAT, body.data, 400, "logit_bias");
+        buf_free(&body);
+    }
+    cr_expect_eq(f.fake.last_spec.sampling.adjust.n_bias, LIMIT_LOGIT_BIAS);
     api_fixture_stop(&f);
 }

@@ -31,6 +31,10 @@ Test(inference_frame, requests_survive_the_wire_and_absent_is_not_zero)
                                  .has_top_logprobs = true,
                                  .stop = stop,
                                  .n_stop = 2,
+                                 .has_frequency_penalty = true,
+                                 .frequency_penalty = -1.5,
+                                 .logit_bias = (struct generate_bias[]){{3, -100}, {0, 0.5}},
+                                 .n_logit_bias = 2,
                                  .model = "m"},
                             *got;
     struct err why;
@@ -43,6 +47,11 @@ Test(inference_frame, requests_survive_the_wire_and_absent_is_not_zero)
     cr_expect(got->has_top_k && got->top_k == 0 && got->has_top_logprobs && !got->has_max_tokens &&
               !got->has_top_p && !got->has_min_p);
     cr_expect(got->n_stop == 2 && strcmp(got->stop[1], "END") == 0 && !got->ignore_eos);
+    cr_expect(got->has_frequency_penalty && got->frequency_penalty == -1.5);
+    cr_expect(!got->has_presence_penalty && !got->has_repetition_penalty);
+    cr_assert_eq(got->n_logit_bias, 2);
+    cr_expect(got->logit_bias[0].id == 3 && got->logit_bias[0].bias == -100);
+    cr_expect(got->logit_bias[1].id == 0 && got->logit_bias[1].bias == 0.5);
     cr_expect_str_eq(got->model, "m");
     frame_generate_request_free(got);
 

@@ -13,6 +13,8 @@
 
 #define VOCAB 300u
 
+static const struct token_history none;
+
 static const struct kernels *table(void)
 {
     const struct kernels *k;
@@ -47,7 +49,7 @@ Test(sampler, temperature_zero_takes_the_largest_and_the_lower_id)
     struct sampler_params p = {.temperature = 0, .top_p = 1};
     struct sampler_pick pick;
     char scratch[128] __attribute__((aligned(8)));
-    cr_assert_eq(sampler_pick(table(), logits, 5, &p, 0, scratch, &pick), 0);
+    cr_assert_eq(sampler_pick(table(), logits, 5, &p, &none, 0, scratch, &pick), 0);
     cr_expect_eq(pick.token, 1);
     double sum = exp(1) + 2 * exp(5) + exp(-2) + exp(4);
     cr_expect_float_eq(pick.logprob, 5 - log(sum), 1e-6);
@@ -59,12 +61,15 @@ Test(sampler, a_row_that_is_not_finite_is_refused)
     char scratch[128] __attribute__((aligned(8)));
     for (int t = 0; t < 2; t++) {
         struct sampler_params p = {.temperature = t, .top_p = 1};
-        cr_expect_eq(sampler_pick(table(), (float[]){1, NAN, 2}, 3, &p, 0, scratch, &pick), -1);
-        cr_expect_eq(sampler_pick(table(), (float[]){1, INFINITY, 2}, 3, &p, 0, scratch, &pick),
+        cr_expect_eq(sampler_pick(table(), (float[]){1, NAN, 2}, 3, &p, &none, 0, scratch, &pick),
                      -1);
         cr_expect_eq(
-            sampler_pick(table(), (float[]){-INFINITY, -INFINITY}, 2, &p, 0, scratch, &pick), -1);
-        cr_expect_eq(sampler_pick(table(), (float[]){-INFINITY, 0}, 2, &p, 0, scratch, &pick), 0);
+            sampler_pick(table(), (float[]){1, INFINITY, 2}, 3, &p, &none, 0, scratch, &pick), -1);
+        cr_expect_eq(
+            sampler_pick(table(), (float[]){-INFINITY, -INFINITY}, 2, &p, &none, 0, scratch, &pick),
+            -1);
+        cr_expect_eq(
+            sampler_pick(table(), (float[]){-INFINITY, 0}, 2, &p, &none, 0, scratch, &pick), 0);
         cr_expect_eq(pick.token, 1);
     }
 }
@@ -154,7 +159,8 @@ Test(sampler, the_filters_agree_with_a_full_sort)
                     for (uint64_t index = 0; index < 5; index++) {
                         struct sampler_pick pick;
                         cr_assert_eq(
-                            sampler_pick(table(), logits, VOCAB, &p, index, scratch, &pick), 0);
+                            sampler_pick(table(), logits, VOCAB, &p, &none, index, scratch, &pick),
+                            0);
                         cr_expect_eq((uint32_t)pick.token, plain_pick(logits, &p, index),
                                      "seed %lu", (unsigned long)seed);
                     }
@@ -171,7 +177,7 @@ Test(sampler, draws_follow_the_probabilities)
     int seen[5] = {0};
     for (int i = 0; i < n; i++) {
         struct sampler_pick pick;
-        cr_assert_eq(sampler_pick(table(), logits, 5, &p, (uint64_t)i, scratch, &pick), 0);
+        cr_assert_eq(sampler_pick(table(), logits, 5, &p, &none, (uint64_t)i, scratch, &pick), 0);
         seen[pick.token]++;
     }
     double total = 0;
@@ -192,11 +198,11 @@ Test(sampler, the_draw_is_a_function_of_seed_index_and_choice)
     int others = 0;
     for (uint64_t i = 0; i < 10; i++) {
         struct sampler_pick a, b, c;
-        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &p, i, scratch, &a), 0);
-        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &p, i, scratch, &b), 0);
+        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &p, &none, i, scratch, &a), 0);
+        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &p, &none, i, scratch, &b), 0);
         struct sampler_params second = p;
         second.choice = 1;
-        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &second, i, scratch, &c), 0);
+        cr_assert_eq(sampler_pick(table(), logits, VOCAB, &second, &none, i, scratch, &c), 0);
         cr_expect_eq(a.token, b.token);
         others += a.token != c.token;
     }
@@ -228,4 +234,79 @@ Test(sampler, logprobs_are_those_of_a_softmax_and_top_is_sorted)
     }
     sampler_top(table(), logits, 3, 3, ids, logprobs);
     sampler_top(table(), logits, 3, 0, ids, logprobs);
+}
+
+/* Bias and penalties for each id by their definition, from a count of the whole history. */
+static float adjusted(const struct logit_adjust *a, const struct token_history *h, float logit,
+                      int32_t id)
+{
+    double x = (double)logit;
+    uint32_t in_output = 0;
+    bool seen = false;
+    for (uint32_t i = 0; i < a->n_bias; i++)
+        if (a->bias[i].id == id) x += a->bias[i].bias;
+    for (uint32_t i = 0; i < h->n; i++) {
+        seen |= h->tokens[i] == id;
+        in_output += h->tokens[i] == id && i >= h->n_prompt;
+    }
+    if (seen && a->repetition != 0) x = x > 0 ? x / a->repetition : x * a->repetition;
+    if (in_output > 0) x = x - in_output * a->frequency - a->presence;
+    return (float)x;
+}
+
+Test(sampler, bias_and_penalties_are_those_of_their_definitions)
+{
+    float logits[VOCAB], got[VOCAB];
+    uint32_t counts[VOCAB];
+    int32_t tokens[60];
+    struct logit_bias bias[20];
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        random_logits(seed, logits, VOCAB);
+        for (uint32_t i = 0; i < 60; i++) /* among few ids, so that some repeat */
+            tokens[i] = (int32_t)(rng_uniform(seed, i, 3) * (seed % 2 ? VOCAB : 15));
+        for (uint32_t i = 0; i < 20; i++)
+            bias[i] = (struct logit_bias){(int32_t)(i * 14 + seed % 3),
+                                          rng_uniform(seed, i, 4) * 200 - 100};
+        struct logit_adjust a = {.repetition = seed % 3 == 0 ? 0 : rng_uniform(seed, 0, 5) * 4,
+                                 .frequency = seed % 4 == 0 ? 0 : rng_uniform(seed, 1, 5) * 4 - 2,
+                                 .presence = seed % 5 == 0 ? 0 : rng_uniform(seed, 2, 5) * 4 - 2,
+                                 .bias = bias,
+                                 .n_bias = seed % 7 == 0 ? 0 : 20};
+        struct token_history h = {tokens, (uint32_t)seed % 60, 60};
+        logit_adjust_apply(&a, &h, logits, VOCAB, counts, got);
+        for (int32_t id = 0; id < (int32_t)VOCAB; id++)
+            cr_expect_eq(f32_bits(got[id]), f32_bits(adjusted(&a, &h, logits[id], id)),
+                         "seed %u id %d: %a", (unsigned)seed, id, (double)got[id]);
+    }
+}
+
+Test(sampler, a_bias_of_100_forces_and_of_minus_100_bans)
+{
+    float logits[] = {1, 5, -2, 4.5f, 4, -INFINITY};
+    struct logit_bias bias[] = {{1, -100}, {2, 100}, {5, 100}};
+    struct sampler_params p = {.temperature = 1, .top_p = 1, .adjust = {.bias = bias, .n_bias = 3}};
+    struct sampler_pick pick;
+    char scratch[256] __attribute__((aligned(8)));
+    for (uint64_t i = 0; i < 100; i++) {
+        cr_assert_eq(sampler_pick(table(), logits, 6, &p, &none, i, scratch, &pick), 0);
+        cr_expect_eq(pick.token, 2);
+        cr_expect_eq(f32_bits(pick.logprob), f32_bits(sampler_logprob(table(), logits, 6, 2)),
+                     "of the raw logits");
+    }
+    p.adjust.n_bias = 1;
+    p.temperature = 0;
+    cr_assert_eq(sampler_pick(table(), logits, 6, &p, &none, 0, scratch, &pick), 0);
+    cr_expect_eq(pick.token, 3, "the second best, as the best is banned");
+}
+
+Test(sampler, a_penalty_that_overflows_is_no_fault_of_the_model)
+{
+    float logits[] = {3e38f, 1, 2};
+    struct sampler_params p = {.top_p = 1, .adjust = {.repetition = 1e-300}};
+    struct sampler_pick pick;
+    char scratch[128] __attribute__((aligned(8)));
+    struct token_history h = {(int32_t[]){0, 1}, 2, 2};
+    cr_assert_eq(sampler_pick(table(), logits, 3, &p, &h, 0, scratch, &pick), 0);
+    cr_expect_eq(pick.token, 0, "both at the largest float: the lower id");
+    cr_expect_eq(sampler_pick(table(), (float[]){1, NAN, 2}, 3, &p, &h, 0, scratch, &pick), -1);
 }
