@@ -1,5 +1,5 @@
-/* json.h - jansson with bounds: size and depth are checked before parsing, and getters answer with
- * errors that name the key. Any thread (a json_t has one owner at a time). */
+/* json.h - JSON with bounds. Values are jansson's, whose memory comes from mem.h; size and depth are checked while
+ * reading. Any thread (a json_t has one owner at a time). */
 #ifndef MOESAIC_BASE_JSON_H
 #define MOESAIC_BASE_JSON_H
 
@@ -8,9 +8,9 @@
 
 #include "common/base/err.h"
 
-/* Parse n bytes (need not be 0-terminated; may hold \u0000 in strings; duplicate keys are refused).
- * an integer beyond 64 bits becomes a real. max_depth counts nested arrays and objects. Gives a new reference. INVALID on any fault, with line,
- * column and reason; EXHAUSTED when memory is short. */
+/* Parse n bytes (need not be 0-terminated; may hold \u0000 in strings but not in keys; a key that is there twice is
+ * refused). An integer beyond 64 bits becomes a real. max_depth counts nested arrays and objects. Gives a new
+ * reference. INVALID on any fault, with line, column and reason; EXHAUSTED when memory is short. */
 enum err_code json_parse(const char *text, size_t n, unsigned max_depth, json_t **out,
                          struct err *why);
 

@@ -146,7 +146,7 @@ Test(modelfile_safetensors, every_fault_is_named)
 Test(modelfile_safetensors, the_length_is_checked_before_anything_is_allocated)
 {
     static const uint64_t lengths[] = {
-        0, 1, 3, 64u << 20, (64u << 20) + 1, UINT64_MAX, UINT64_MAX - 7, 1ull << 63};
+        0, 3, 64u << 20, (64u << 20) + 1, UINT64_MAX, UINT64_MAX - 7, 1ull << 63};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         uint8_t file[10] = {0, 0, 0, 0, 0, 0, 0, 0, '{', '}'};
         for (int b = 0; b < 8; b++)
