@@ -336,6 +336,16 @@ static bool reserve_lists(struct lists *li, uint32_t requests, uint32_t entries,
     return true;
 }
 
+/* No event need come any more that would try again, so those who wait are told; the coordinator asks elsewhere or later. */
+static void refuse_waiting(struct node *n, struct queue *q)
+{
+    while (q->first != NULL) {
+        struct node_request *r = q->first;
+        unlink_request(q, &q->first);
+        refuse(n, r, ERR_EXHAUSTED, "the node has no memory for a batch");
+    }
+}
+
 /* Begin the next batch if nothing is being computed: the oldest waiting step (decode first) and all others of its
  * lane and layer, up to max_batch_rows. */
 static void begin_batch(struct node *n, uint64_t now_us)
@@ -349,8 +359,11 @@ static void begin_batch(struct node *n, uint64_t now_us)
         requests++;
         entries += r->n_results;
     }
-    if (!reserve_lists(&n->lists, requests, entries, n->cfg.n_experts) || !reserve_actions(n, 1))
-        return; /* tried again at the next event; the coordinator replays elsewhere if we stay silent */
+    if (!reserve_lists(&n->lists, requests, entries, n->cfg.n_experts) || !reserve_actions(n, 1)) {
+        refuse_waiting(n, &n->decode); /* node_step has made room for one action per step */
+        refuse_waiting(n, &n->bulk);
+        return;
+    }
     uint32_t taken = 0, sum = 0;
     for (struct node_request **at = &q->first; *at != NULL;) {
         struct node_request *r = *at;

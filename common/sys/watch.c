@@ -5,13 +5,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "common/base/buf.h"
 #include "common/base/mem.h"
 
 struct watch {
@@ -93,13 +93,10 @@ void watch_close(struct watch *w)
 void watch_tell_parent(int parent_fd, const char *line)
 {
     if (parent_fd < 0) return;
-    struct buf b = {0};
-    buf_puts(&b, line);
-    buf_putc(&b, '\n');
-    if (!b.failed) {
-        /* Never wait for a parent that does not read (stopped, say): the engine thread speaks here too. */
-        ssize_t ignored = send(parent_fd, b.data, b.len, MSG_NOSIGNAL | MSG_DONTWAIT);
-        (void)ignored;
-    }
-    buf_free(&b);
+    /* As one piece, and without memory of its own: a supervisor that misses "ready" waits for ever. */
+    struct iovec parts[] = {{(void *)(uintptr_t)line, strlen(line)}, {&(char){'\n'}, 1}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    /* Never wait for a parent that does not read (stopped, say): the engine thread speaks here too. */
+    ssize_t ignored = sendmsg(parent_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)ignored;
 }
