@@ -16,37 +16,6 @@ STORY = "Once upon a time there was a king who had three sons."
 EIGHT = [f"{w} said to the wolf, and" for w in ("The fox", "The king", "A hare", "The old man", "My son", "The bear", "She", "He")]
 
 
-def answer(c, **body):
-    """Text, tokens and the printed logprobs: equal text means equal bits."""
-    choice = c.complete(logprobs=5, return_token_ids=True, **body)["choices"][0]
-    return json.dumps([choice["text"], choice["token_ids"], choice["logprobs"], choice["finish_reason"]])
-
-
-def answers(c, many=False):
-    """Greedy, sampled, with the prompt's logprobs; alone, or while seven others run."""
-    asks = [dict(prompt=STORY, max_tokens=24), dict(prompt=STORY, max_tokens=24, temperature=0.9, top_p=0.9, seed=7),
-            dict(prompt=STORY * 6, max_tokens=4, echo=True, ignore_eos=True),
-            dict(prompt=STORY, max_tokens=24, temperature=0.7, seed=3, presence_penalty=0.4, frequency_penalty=0.3,
-                 repetition_penalty=1.2, logit_bias={"100": 2.5, "7": -100})]
-    if not many:
-        return [answer(c, **a) for a in asks]
-    noise = [lambda p=p: c.complete(prompt=p, max_tokens=40, temperature=0.8, seed=1) for p in EIGHT[:7]]
-    return [together([lambda a=a: answer(c, **a), *noise])[0] for a in asks]
-
-
-def test_same_bits_across_nodes_chunks_threads_kernels():
-    for model, quantize in ((DEMO, "none"), (DEMO, "q8_0"), (DATA / "tiny-mixtral", "none"), (DATA / "tiny-olmoe", "none")):
-        q = ["--quantize", quantize]
-        with Cluster(model, *q, nodes=0) as c:
-            want = answers(c)
-            assert answers(c, many=True) == want, "among seven others"
-        for nodes, options in ((1, ["--chunk", 1]), (3, ["--chunk", 64, "--threads", 2]), (3, ["--replicas", 2, "--placement-seed", 5]),
-                               (2, ["--cpu", "ref"]), (3, ["--node-cpu", "ref,avx2,ref"])):
-            with Cluster(model, *q, *options, nodes=nodes) as c:
-                assert answers(c) == want, f"{model.name} {quantize}: {nodes} nodes {options}"
-                assert answers(c, many=True) == want, f"{model.name} {quantize}: {nodes} nodes {options}, among seven others"
-
-
 def test_generated_large_model_has_the_same_bits_and_really_cuts():
     """Hidden 2080, expert width 1056, 64 experts, a prompt of 2,000 tokens: tiles, pieces and attention blocks are cut."""
     with tempfile.TemporaryDirectory() as folder:
