@@ -3,12 +3,13 @@
 #
 #   tests/run.sh [--fast] [WORD...]
 #
-#   --fast   leave out the second build with AddressSanitizer and UndefinedBehaviorSanitizer
+#   --fast   leave out the second build with AddressSanitizer and UndefinedBehaviorSanitizer, and the fuzz targets
 #   WORD     only tests whose name contains one of these words: `tests/run.sh --fast tokenizer test_cluster`
 #
 # Environment: MOESAIC_SHARED       folder with others' files that are not part of the project (default ../shared);
 #                                   suites that need it are skipped without it
 #              MOESAIC_REQUIRE_SHARED=1  such a skip is a failure
+#              MOESAIC_FUZZ_SECONDS how long each fuzz target runs (default 20)
 #              CI                   when set, compiler warnings are errors
 # Ends with one line: "N passed, N failed" and, if any, ", N skipped". Exit code 0: nothing failed.
 set -u
@@ -142,6 +143,16 @@ if ! $fast; then
     for name in $(programs build-asan); do
         wanted "$name" && run_program "$name" build-asan "asan "
     done
+fi
+
+# clang's own build, with both sanitizers and coverage: the seeds reach what they must, then a short run of each target.
+if ! $fast && { wanted fuzz/coverage || wanted fuzz/run; }; then
+    quietly "Configuring the fuzz targets" cmake -S . -B build-fuzz -DCMAKE_C_COMPILER=clang-14 -DMOESAIC_FUZZ=ON \
+        -DMOESAIC_TESTS=OFF -DMOESAIC_WERROR=$werror
+    quietly "Building the fuzz targets" cmake --build build-fuzz --parallel "$(cores)" --target all_fuzz
+    echo "Fuzz targets"
+    wanted fuzz/coverage && run_script fuzz/coverage "$MOESAIC_PYTHON" -u tests/fuzz/coverage.py
+    wanted fuzz/run && run_script fuzz/run tests/fuzz/run.sh "${MOESAIC_FUZZ_SECONDS:-20}"
 fi
 
 echo
