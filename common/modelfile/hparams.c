@@ -121,8 +121,9 @@ static void refuse_foreign_keys(struct json_fields *f, const struct hparams *hp)
         const json_t *v = json_fields_find(f, refused[i].key);
         if (v != NULL && !is_inert(v, refused[i].inert)) unsupported(f, refused[i].key, v);
     }
+    bool has_qk_norm = hp->qk_norm != QK_NORM_NONE;
     const json_t *v = json_fields_find(f, "use_qk_norm");
-    if (v != NULL && json_is_true(v) != (hp->qk_norm != QK_NORM_NONE))
+    if (json_fields_bool(f, "use_qk_norm", has_qk_norm) != has_qk_norm)
         unsupported(f, "use_qk_norm", v);
     const char *act = json_fields_text(f, "hidden_act");
     if (act != NULL && strcmp(act, "silu") != 0)
@@ -136,8 +137,9 @@ static void refuse_foreign_keys(struct json_fields *f, const struct hparams *hp)
         (v = json_fields_find(f, "attention_bias")) != NULL && !json_is_false(v))
         unsupported(f, "attention_bias", v);
     /* A classifier or reward model has another head, whose weights we would miss or, tied, not miss. */
-    const json_t *arch = json_array_get(json_fields_find(f, "architectures"), 0);
-    if (json_is_string(arch) && strstr(json_string_value(arch), "ForCausalLM") == NULL)
+    const json_t *list = json_fields_list(f, "architectures"), *arch = json_array_get(list, 0);
+    if (arch != NULL &&
+        (!json_is_string(arch) || strstr(json_string_value(arch), "ForCausalLM") == NULL))
         unsupported(f, "architectures", arch);
 }
 
@@ -170,9 +172,11 @@ static void read_attention(struct json_fields *f, const struct family_keys *fami
                              ", and there is no 'head_dim'",
                              hp->hidden, hp->n_heads);
         if (hp->head_dim < 1 || hp->head_dim > LIMIT_HEAD_DIM)
-            json_fields_fail(f, ERR_CORRUPT,
-                             "the width of a head is %" PRIu32 ", it must be from 1 to %u",
-                             hp->head_dim, LIMIT_HEAD_DIM);
+            json_fields_fail(
+                f, ERR_CORRUPT,
+                "'hidden_size' / 'num_attention_heads', the width of a head, is %" PRIu32
+                ", it must be from 1 to %u",
+                hp->head_dim, LIMIT_HEAD_DIM);
     }
     must_be_even(f, "head_dim", hp->head_dim);
     hp->qk_norm = family->qk_norm;
@@ -194,18 +198,24 @@ static void read_window(struct json_fields *f, struct hparams *hp)
     json_t *v = json_fields_find(f, "sliding_window");
     if (hp->family == FAMILY_QWEN3_MOE) {
         wanted = json_fields_bool(f, "use_sliding_window", false);
+        int64_t first = json_fields_int(f, "max_window_layers", 0, INT32_MAX, 28);
         /* Versions of the official code disagree whether layers below max_window_layers have the window. */
-        if (wanted && v != NULL && json_fields_int(f, "max_window_layers", 0, INT32_MAX, 28) != 0)
+        if (wanted && v != NULL && first != 0)
             json_fields_fail(
                 f, ERR_UNSUPPORTED,
                 "'use_sliding_window': true is supported with 'max_window_layers': 0 only");
     }
     if (hp->family == FAMILY_OLMOE && v != NULL) unsupported(f, "sliding_window", v);
-    if (wanted)
-        hp->sliding_window = (uint32_t)json_fields_int(f, "sliding_window", 1, INT32_MAX, 0);
+    /* A number that is switched off must still be one. */
+    int64_t window = json_fields_int(f, "sliding_window", wanted ? 1 : 0, INT32_MAX, 0);
+    if (wanted) hp->sliding_window = (uint32_t)window;
 
     const char *layer_type = hp->sliding_window > 0 ? "sliding_attention" : "full_attention";
-    json_t *types = json_fields_find(f, "layer_types");
+    const json_t *types = json_fields_list(f, "layer_types");
+    if (json_array_size(types) > 0 && json_array_size(types) != hp->n_layers)
+        json_fields_fail(f, ERR_CORRUPT,
+                         "'layer_types' has %zu entries, 'num_hidden_layers' is %" PRIu32,
+                         json_array_size(types), hp->n_layers);
     for (size_t i = 0; i < json_array_size(types); i++) {
         const char *type = json_string_value(json_array_get(types, i));
         if (type == NULL || strcmp(type, layer_type) != 0) unsupported(f, "layer_types", types);
@@ -217,9 +227,7 @@ static void read_dense_layers(struct json_fields *f, struct hparams *hp)
     uint32_t step = (uint32_t)json_fields_int(f, "decoder_sparse_step", 1, LIMIT_LAYERS, 1);
     for (uint32_t l = 0; l < hp->n_layers; l++)
         hp->is_moe[l] = (l + 1) % step == 0;
-    json_t *dense = json_fields_find(f, "mlp_only_layers");
-    if (dense != NULL && !json_is_array(dense))
-        json_fields_fail(f, ERR_CORRUPT, "'mlp_only_layers' must be a list of layer numbers");
+    const json_t *dense = json_fields_list(f, "mlp_only_layers");
     for (size_t i = 0; i < json_array_size(dense); i++) {
         const json_t *v = json_array_get(dense, i);
         int64_t l = json_integer_value(v);
@@ -274,8 +282,8 @@ static void read_experts(struct json_fields *f, const struct family_keys *family
 /* bos_token_id where still unknown, and eos_token_id, a number or a list, added to those known. */
 static void read_special_tokens(struct json_fields *f, struct hparams *hp)
 {
-    if (hp->bos < 0) hp->bos = (int32_t)json_fields_int(f, "bos_token_id", 0, hp->vocab - 1, -2);
-    if (hp->bos < 0) hp->bos = -1;
+    int64_t bos = json_fields_int(f, "bos_token_id", 0, hp->vocab - 1, -2);
+    if (hp->bos < 0 && bos >= 0) hp->bos = (int32_t)bos;
     json_t *eos = json_fields_find(f, "eos_token_id");
     size_t n = json_is_array(eos) ? json_array_size(eos) : eos != NULL;
     for (size_t i = 0; i < n; i++) {

@@ -94,6 +94,14 @@ double json_fields_real(struct json_fields *f, const char *key, double min, doub
     return min;
 }
 
+json_t *json_fields_list(struct json_fields *f, const char *key)
+{
+    json_t *v = json_fields_find(f, key);
+    if (v == NULL || json_is_array(v)) return v;
+    wrong_type(f, key, "a list", v);
+    return NULL;
+}
+
 bool json_fields_bool(struct json_fields *f, const char *key, bool fallback)
 {
     const json_t *v = json_fields_find(f, key);

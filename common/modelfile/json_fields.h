@@ -37,6 +37,8 @@ int64_t json_fields_int(struct json_fields *f, const char *key, int64_t min, int
 /* A number (integer or not) in [min, max]. */
 double json_fields_real(struct json_fields *f, const char *key, double min, double max,
                         double fallback);
+/* Borrowed; NULL when absent. */
+json_t *json_fields_list(struct json_fields *f, const char *key);
 bool json_fields_bool(struct json_fields *f, const char *key, bool fallback);
 /* Borrowed; NULL when absent. A text with an embedded NUL is a fault. */
 const char *json_fields_text(struct json_fields *f, const char *key);
