@@ -3,6 +3,7 @@
  * of every product and the cache, as the official code does when it runs in bf16: the RMS error of our logits may
  * not be larger than that of the official bf16 run (facts.official_bf16_rms). */
 // links: model
+// threads: yes
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

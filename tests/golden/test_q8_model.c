@@ -2,6 +2,7 @@
  * same roundings; between them the program computes in double, so the logits differ by accumulated f32 rounding:
  * about 1e-6. (A quantised value that lies within that of a half would differ by one: none does in this prompt.) */
 // links: model
+// threads: yes
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,7 @@
 /* Promise 3, the part that one process can show: the bits of the logits do not depend on how a prompt is cut, on
  * what else is in the pass, on the number of threads or on the instruction set. */
 // links: model
+// threads: yes
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* The hand-over between API and engine: both ends on one thread, so that every order of events can be had. */
 // links: drivers
+// threads: yes
 #include <criterion/criterion.h>
 #include <string.h>
 

@@ -1,5 +1,6 @@
 /* Experts held in memory: loading and counting, their rows against plain arithmetic, many rows and few, failures. */
 // links: experts
+// threads: yes
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,7 @@
 /* The HTTP server over real loopback sockets, with a small application behind it. The server's loop runs in a
  * thread; the test is the client. Times are shortened. */
 // links: api
+// threads: yes
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,5 +1,6 @@
 /* Health, models, version, metrics, cluster views, tokens; 404, 405, 411, 415, 501. */
 // links: api
+// threads: yes
 #include "tests/unit/api_fixture.h"
 
 static void expect(struct api_fixture *f, const char *request, int status, const char *contains)

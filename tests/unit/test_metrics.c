@@ -1,5 +1,6 @@
 /* The metrics registry: counting from several threads, and the text that Prometheus reads. */
 // links: base
+// threads: yes
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>

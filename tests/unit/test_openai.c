@@ -1,6 +1,7 @@
 /* The OpenAI endpoints over a fake engine: shapes of answers and streams, stop strings, several choices, logprobs,
  * errors, clients that leave. */
 // links: api
+// threads: yes
 #include <jansson.h>
 
 #include "coordinator/api/prompt.h"

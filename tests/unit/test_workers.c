@@ -1,5 +1,6 @@
 /* The parallel-for pool: each task once, whatever the number of threads, runs back to back. */
 // links: sys
+// threads: yes
 #include <criterion/criterion.h>
 #include <stdatomic.h>
 
