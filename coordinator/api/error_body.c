@@ -89,6 +89,7 @@ const char *error_headers(int status)
     switch (status) {
     case 429:
     case 503:
+    case 504: /* err.def: worth retrying, as 503 */
         return "Retry-After: 1\r\n";
     case 501:
         return "x-should-retry: false\r\n"; /* the clients retry every 5xx otherwise */
