@@ -25,7 +25,7 @@ struct service_cfg {
     const char *id;
     const struct expert_set *pinned; /* hold exactly these; NULL: wait to be assigned */
     uint32_t spin_us;
-    uint32_t slow_us; /* tests: compute at least this long per batch; 0 */
+    uint32_t slow_us; /* tests: a batch, and the load of an expert, last at least so long; 0 */
 };
 
 /* Opens the port and loads pinned experts. UNAVAILABLE names the address when it is in use; EXHAUSTED names both sizes when

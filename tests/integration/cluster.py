@@ -64,9 +64,9 @@ def request(url, method, path, body=None, timeout=120, headers=None):
 class Stream:
     """A streamed completion that can be read piece by piece, or left."""
 
-    def __init__(self, url, body, path="/v1/completions"):
+    def __init__(self, url, body, path="/v1/completions", timeout=120):
         u = urllib.parse.urlparse(url)
-        self.connection = http.client.HTTPConnection(u.hostname, u.port, timeout=120)
+        self.connection = http.client.HTTPConnection(u.hostname, u.port, timeout=timeout)
         self.connection.request("POST", path, json.dumps({**body, "stream": True}), {"Content-Type": "application/json"})
         self.response = self.connection.getresponse()
         self.events, self.done, self.error = [], False, None
@@ -103,7 +103,25 @@ class Stream:
         self.connection.close()
 
 
-class Cluster:
+class Api:
+    """What is asked of a cluster, however it was started; `url` comes from the subclass."""
+
+    def post(self, path, body, **kw):
+        return request(self.url, "POST", path, body, **kw)
+
+    def complete(self, **body):
+        status, answer, _ = self.post("/v1/completions", {"max_tokens": 16, "temperature": 0, **body})
+        assert status == 200, (status, answer)
+        return answer
+
+    def cluster(self):
+        return request(self.url, "GET", "/v1/cluster")[1]
+
+    def rows_served(self):
+        return sum(n["rows_served"] for n in self.cluster()["nodes"])
+
+
+class Cluster(Api):
     """`moesaic up` with the given options; a context manager that leaves nothing behind."""
 
     def __init__(self, model, *options, nodes=0, env=None, ready=60):
@@ -136,20 +154,6 @@ class Cluster:
     def pids(self):
         f = self.facts
         return [f["coordinator"]["pid"], *[n["pid"] for n in f["nodes"]]]
-
-    def post(self, path, body, **kw):
-        return request(self.url, "POST", path, body, **kw)
-
-    def complete(self, **body):
-        status, answer, _ = self.post("/v1/completions", {"max_tokens": 16, "temperature": 0, **body})
-        assert status == 200, (status, answer)
-        return answer
-
-    def cluster(self):
-        return request(self.url, "GET", "/v1/cluster")[1]
-
-    def rows_served(self):
-        return sum(n["rows_served"] for n in self.cluster()["nodes"])
 
     def close(self):
         if self.process.poll() is None:
