@@ -124,11 +124,11 @@ class Api:
 class Cluster(Api):
     """`moesaic up` with the given options; a context manager that leaves nothing behind."""
 
-    def __init__(self, model, *options, nodes=0, env=None, ready=60):
+    def __init__(self, model, *options, nodes=0, env=None, ready=60, programs=BIN):
         self.folder = tempfile.TemporaryDirectory()
         self.ready_file = pathlib.Path(self.folder.name) / "ready.json"
         self.log = open(pathlib.Path(self.folder.name) / "log", "w+")
-        args = [BIN / "moesaic", "up", model, "--nodes", nodes, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
+        args = [programs / "moesaic", "up", model, "--nodes", nodes, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
                 "--ready-file", self.ready_file, *options]
         self.process = subprocess.Popen([str(a) for a in args], stdout=self.log, stderr=self.log, env={**os.environ, **(env or {})})
         try:

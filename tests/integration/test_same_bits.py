@@ -5,7 +5,10 @@ sampled, with penalties) run alone, as three of eight at once, and admitted late
 have answers of their own, which one process (no node, alone, one chunk) gives; all others must equal them: tokens, and the
 logprobs of prompt and output with nine digits, which tell any two floats apart.
 
-    python3 tests/integration/test_same_bits.py [WORD...] [--rows]      --rows: print the table"""
+    python3 tests/integration/test_same_bits.py [WORD...] [--rows]      --rows: print the table
+
+MOESAIC_BIN_AVX512: a folder of programs built with -DMOESAIC_EMULATE_AVX512=ON. On a CPU without AVX-512 the clusters that
+have to do with it are of these."""
 import itertools
 import json
 import os
@@ -21,6 +24,7 @@ from cluster import BIN, DATA, Cluster, Stream, run_tests, together, wait_for
 N_PROMPT, N_OUTPUT = 125, 8  # from the second block of keys and values into the third while decoding
 BLOCK = 64
 CTX = 256
+EMULATED = pathlib.Path(os.environ.get("MOESAIC_BIN_AVX512", BIN))
 
 AXES = {
     "model": ["mixtral", "olmoe", "qwen3_moe", "generated"],
@@ -76,11 +80,13 @@ def covering(axes):
     return rows
 
 
-def kernels_of_this_cpu():
-    """ref, avx2, ...: what `moesaic bench kernels` accepts here."""
-    return [k for k in ("ref", "avx2", "avx512")
-            if subprocess.run([BIN / "moesaic", "bench", "kernels", "--cpu", k, "--outputs", "16", "--inputs", "32", "--pieces", "1"],
-                              capture_output=True, timeout=60).returncode == 0]
+def programs_by_kernels():
+    """ref, avx2, ... -> the programs that have them here: what their `moesaic bench kernels` accepts."""
+    def accepts(programs, k):
+        return subprocess.run([programs / "moesaic", "bench", "kernels", "--cpu", k, "--outputs", "16", "--inputs", "32", "--pieces", "1"],
+                              capture_output=True, timeout=60).returncode == 0
+    found = {k: next((p for p in (BIN, EMULATED) if accepts(p, k)), None) for k in ("ref", "avx2", "avx512")}
+    return {k: p for k, p in found.items() if p}
 
 
 def convert(source, folder, storage):
@@ -204,7 +210,9 @@ def kill_one(c):
 
 
 def check(row, want, models, cpus, counts):
-    with Cluster(models.path(row["model"], row["storage"]), *options(row, cpus), nodes=row["nodes"], env=environment(row, models)) as c:
+    programs = cpus[list(cpus)[-1] if row["kernels"] == "mixed" else row["kernels"]]
+    with Cluster(models.path(row["model"], row["storage"]), *options(row, cpus), nodes=row["nodes"], env=environment(row, models),
+                 programs=programs) as c:
         def expect(got, company):
             for ask, g, w in zip(("greedy", "sampled", "penalties"), got, want):
                 if g != w:
@@ -250,7 +258,7 @@ def test_the_table_contains_every_possible_pair():
 
 
 def test_same_bits_over_every_pair():
-    cpus = kernels_of_this_cpu()
+    cpus = programs_by_kernels()
     axes, counts, wants = table(cpus), Counts(), {}
     missing = [k for k in AXES["kernels"] if k not in axes["kernels"]]
     rows = covering(axes)
@@ -259,7 +267,7 @@ def test_same_bits_over_every_pair():
         for row in rows:
             key = row["model"], row["storage"]
             if key not in wants:
-                one = dict(row, nodes=0, seed=1, replicas=1, chunk=256, threads=1, kernels=cpus[-1], cache="roomy", fault="none")
+                one = dict(row, nodes=0, seed=1, replicas=1, chunk=256, threads=1, kernels="ref", cache="roomy", fault="none")
                 with Cluster(models.path(*key), *options(one, cpus), nodes=0) as c:
                     wants[key] = [answer(c, a) for a in asks()]
                 assert len(set(wants[key])) == 3
@@ -277,7 +285,7 @@ def test_same_bits_over_every_pair():
 
 if __name__ == "__main__":
     if "--rows" in sys.argv:
-        for r in covering(table(kernels_of_this_cpu())):
+        for r in covering(table(programs_by_kernels())):
             print(json.dumps(r))
         sys.exit(0)
     run_tests([test_the_table_contains_every_possible_pair, test_same_bits_over_every_pair])
