@@ -12,6 +12,10 @@ static bool reserve(struct buf *b, size_t more)
     if (b->failed) return false;
     size_t need;
     if (!size_add(b->len, more, &need) || !size_add(need, 1, &need)) goto fail;
+    if (b->max_len != 0 && need - 1 > b->max_len) {
+        b->outgrown = true;
+        goto fail;
+    }
     if (need <= b->cap) return true;
     size_t cap = b->cap < 64 ? 64 : b->cap;
     while (cap < need)
@@ -101,7 +105,7 @@ void buf_consume(struct buf *b, size_t n)
 void buf_clear(struct buf *b)
 {
     b->len = 0;
-    b->failed = false;
+    b->failed = b->outgrown = false;
     if (b->data != NULL) b->data[0] = '\0';
 }
 

@@ -11,7 +11,8 @@
 struct buf {
     char *data; /* NULL while empty; data[len] is always 0 once something was appended */
     size_t len, cap;
-    bool failed;
+    size_t max_len; /* an append beyond it fails, and sets outgrown; 0: no bound */
+    bool failed, outgrown;
 };
 
 void buf_append(struct buf *b, const void *bytes, size_t n);
@@ -22,7 +23,7 @@ void buf_put_utf8(struct buf *b, uint32_t code_point); /* invalid ones become U+
 /* A JSON string literal with its quotes; invalid UTF-8 becomes U+FFFD, non-ASCII stays literal. */
 void buf_put_json_string(struct buf *b, const char *s, size_t n);
 void buf_consume(struct buf *b, size_t n); /* drop n bytes at the front */
-void buf_clear(struct buf *b);             /* keeps the memory */
+void buf_clear(struct buf *b);             /* keeps the memory and the bound */
 void buf_free(struct buf *b);
 /* Gives the bytes (0-terminated, mem_free) and empties b; NULL if failed. An empty b gives "". */
 char *buf_take(struct buf *b, size_t *len);

@@ -12,19 +12,21 @@
 #define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match */
 #define LIMIT_TOKENIZER_REGEX_HEAP_KIB (64u << 10)
 #define LIMIT_ADDED_TOKEN_BYTES        4096u
-#define LIMIT_TOKENIZER_OPS            64u        /* steps in one of a tokenizer's chains */
-#define LIMIT_ENCODE_BYTES             (1u << 30) /* one text; positions are 32 bits wide */
-#define LIMIT_FILE_JSON_DEPTH          64u
-#define LIMIT_SHARDS                   4096u
-#define LIMIT_LAYERS                   512u
-#define LIMIT_EXPERTS                  1024u /* per layer; ids travel as u16 */
-#define LIMIT_TOP_K                    64u
-#define LIMIT_HIDDEN                   65536u
-#define LIMIT_FFN_WIDTH                (256u << 10)
-#define LIMIT_HEADS                    1024u
-#define LIMIT_HEAD_DIM                 1024u
-#define LIMIT_VOCAB                    (4u << 20)
-#define LIMIT_CONTEXT                  (16u << 20) /* tokens */
+#define LIMIT_TOKENIZER_OPS            64u /* steps in one of a tokenizer's chains */
+/* What a chain may make of n bytes; NFKC makes at most 11 of one, and a Replace of the file any number. */
+#define LIMIT_TOKENIZER_GROWN(n) ((size_t)256 + 32 * (size_t)(n))
+#define LIMIT_ENCODE_BYTES       (1u << 30) /* one text; positions are 32 bits wide */
+#define LIMIT_FILE_JSON_DEPTH    64u
+#define LIMIT_SHARDS             4096u
+#define LIMIT_LAYERS             512u
+#define LIMIT_EXPERTS            1024u /* per layer; ids travel as u16 */
+#define LIMIT_TOP_K              64u
+#define LIMIT_HIDDEN             65536u
+#define LIMIT_FFN_WIDTH          (256u << 10)
+#define LIMIT_HEADS              1024u
+#define LIMIT_HEAD_DIM           1024u
+#define LIMIT_VOCAB              (4u << 20)
+#define LIMIT_CONTEXT            (16u << 20) /* tokens */
 
 /* HTTP (reference: operations, defaults) */
 #define LIMIT_HTTP_HEAD_BYTES      (32u << 10)

@@ -75,17 +75,22 @@ void chat_template_close(struct chat_template *t)
     mem_free(t);
 }
 
-static const json_t *default_template(const json_t *config)
+/* "chat_template" of a config: a string, or a list with one called "default". *out NULL: there is none. */
+static enum err_code default_template(const json_t *config, const json_t **out, struct err *why)
 {
     const json_t *v = json_object_get(config, "chat_template");
-    if (!json_is_array(v)) return json_is_string(v) ? v : NULL;
+    *out = NULL;
+    if (v == NULL || json_is_null(v)) return ERR_OK;
+    if (json_is_string(v)) *out = v;
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *one = json_array_get(v, i);
         const char *name = json_string_value(json_object_get(one, "name"));
         const json_t *text = json_object_get(one, "template");
-        if (name != NULL && strcmp(name, "default") == 0 && json_is_string(text)) return text;
+        if (name != NULL && strcmp(name, "default") == 0 && json_is_string(text)) *out = text;
     }
-    return NULL;
+    if (*out != NULL) return ERR_OK;
+    return err_set(why, ERR_CORRUPT,
+                   "'chat_template' is neither a string nor a list with a string called 'default'");
 }
 
 /* The *_token entries of a config; returns how many were found, at most `room`. */
@@ -117,12 +122,20 @@ enum err_code chat_template_open(const char *dir, struct chat_template **out, st
     enum err_code rc =
         json_parse_file(path, LIMIT_TOKENIZER_JSON_BYTES, LIMIT_FILE_JSON_DEPTH, &config, why);
     if (rc != ERR_OK && rc != ERR_NOT_FOUND) return rc;
-    if (rc == ERR_OK) n_tokens = config_tokens(config, tokens, sizeof tokens / sizeof tokens[0]);
+    const json_t *text = NULL;
+    if (config != NULL) {
+        n_tokens = config_tokens(config, tokens, sizeof tokens / sizeof tokens[0]);
+        rc = json_is_object(config) ? default_template(config, &text, why)
+                                    : err_set(why, ERR_CORRUPT, "not an object");
+        if (rc != ERR_OK) {
+            json_decref(config);
+            return err_wrap(why, rc, "%s", path);
+        }
+    }
     k = snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
     rc = k < 0 || (size_t)k >= sizeof path ? err_set(why, ERR_INVALID, "%s: path too long", dir)
                                            : file_read(path, LIMIT_TEMPLATE_BYTES, &file, &n, why);
     const char *source = file;
-    const json_t *text = config == NULL ? NULL : default_template(config);
     if (rc == ERR_NOT_FOUND && text != NULL) {
         source = json_string_value(text);
         n = json_string_length(text);

@@ -148,8 +148,9 @@ static void strip(const struct step *s, const char *text, size_t n, struct buf *
 enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, const char *text,
                              size_t n, struct buf *out, struct err *why)
 {
-    struct buf from = {0};
+    struct buf from = {.max_len = LIMIT_TOKENIZER_GROWN(n)};
     enum err_code rc = ERR_OK;
+    out->max_len = from.max_len;
     buf_clear(out);
     buf_append(out, text, n);
     for (size_t i = 0; i < z->n && rc == ERR_OK; i++) {
@@ -157,8 +158,8 @@ enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, c
         struct buf swap = from;
         from = *out;
         *out = swap;
-        buf_clear(out);
         if (from.failed) break;
+        buf_clear(out);
         const char *in = from.data == NULL ? "" : from.data;
         switch (s->kind) {
         case PREPEND:
@@ -179,6 +180,9 @@ enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, c
             break;
         }
     }
+    if ((rc == ERR_OK || rc == ERR_EXHAUSTED) && (out->outgrown || from.outgrown))
+        rc = err_set(why, ERR_TOO_LARGE, "normalizer: %zu bytes become more than %zu", n,
+                     from.max_len);
     if (rc == ERR_OK && (out->failed || from.failed)) rc = err_nomem(why, "text");
     buf_free(&from);
     return rc;

@@ -353,6 +353,9 @@ static enum err_code rewrite(const struct step *s, struct pieces *p, bool at_sta
                     buf_put_utf8(out, cp);
             }
         }
+        if (out->outgrown)
+            return err_set(why, ERR_TOO_LARGE,
+                           "pre_tokenizer: a text becomes longer than %zu bytes", out->max_len);
         if (out->failed || !put_span(p, off, out->len - off)) return err_nomem(why, "pieces");
     }
     struct buf text = p->text;
@@ -364,6 +367,7 @@ static enum err_code rewrite(const struct step *s, struct pieces *p, bool at_sta
 enum err_code pretokenizer_run(const struct pretokenizer *p, struct regex_work *w, const char *text,
                                size_t n, bool at_start, struct pieces *out, struct err *why)
 {
+    out->text.max_len = out->spare_text.max_len = LIMIT_TOKENIZER_GROWN(n);
     buf_clear(&out->text);
     buf_append(&out->text, text, n);
     out->n = out->spare_n = 0;

@@ -195,7 +195,7 @@ static void put_stripped(const struct token_decoder_step *s, const char *t, size
 void token_decoder_put(const struct token_decoder *d, const char *text, size_t n, bool first,
                        struct buf *out)
 {
-    struct buf in = {0}, next = {0};
+    struct buf in = {.max_len = LIMIT_TOKENIZER_GROWN(n)}, next = {.max_len = in.max_len};
     buf_append(&in, text, n);
     for (size_t i = 0; i < d->n && !in.failed; i++) {
         const struct token_decoder_step *s = &d->steps[i];
@@ -222,10 +222,12 @@ void token_decoder_put(const struct token_decoder *d, const char *text, size_t n
         in = next;
         next = swap;
     }
-    if (in.failed || next.failed)
+    if (in.failed || next.failed) {
         out->failed = true;
-    else
+        out->outgrown |= in.outgrown || next.outgrown;
+    } else {
         buf_append(out, in.data, in.len);
+    }
     buf_free(&in);
     buf_free(&next);
 }

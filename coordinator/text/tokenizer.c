@@ -145,9 +145,13 @@ static enum err_code make_bytes(struct tokenizer *t, struct err *why)
     t->bytes_off = mem_zalloc_array((size_t)n_ids + 1, sizeof *t->bytes_off);
     if (t->bytes_off == NULL) return err_nomem(why, "decoder");
     for (uint32_t id = 0; id < n_ids; id++) {
-        size_t n;
+        size_t n = 0;
         const char *text = vocab_text(&t->vocab, (int32_t)id, &n);
         if (text != NULL) token_decoder_put(&t->decoder, text, n, false, &t->bytes);
+        if (t->bytes.outgrown)
+            return err_set(why, ERR_TOO_LARGE,
+                           "decoder: token %u of %zu bytes becomes more than %zu", id, n,
+                           LIMIT_TOKENIZER_GROWN(n));
         if (t->bytes.failed) return err_nomem(why, "decoder");
         if (t->bytes.len > UINT32_MAX)
             return err_set(why, ERR_TOO_LARGE, "decoder: the tokens' bytes exceed %u", UINT32_MAX);
@@ -162,9 +166,9 @@ static enum err_code config_token(const struct tokenizer *t, const json_t *confi
                                   int32_t *id, struct err *why)
 {
     const json_t *v = json_object_get(config, key);
-    if (json_is_object(v)) v = json_object_get(v, "content");
     *id = -1;
     if (v == NULL || json_is_null(v)) return ERR_OK;
+    if (json_is_object(v)) v = json_object_get(v, "content");
     if (!json_is_string(v))
         return err_set(why, ERR_CORRUPT, "'%s' is neither a string nor an added token", key);
     *id = vocab_find(&t->vocab, json_string_value(v), json_string_length(v));
