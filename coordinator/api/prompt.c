@@ -123,6 +123,18 @@ static enum err_code render(const struct chat_template *t, const json_t *message
     return chat_template_render(t, &in, text, taint, why);
 }
 
+/* A tokenizer may have more tokens than the model has rows: fine-tuned ones often do, by a padding token. */
+static int check_ids(const struct generation_model *model, const char *param, const struct ids *ids,
+                     struct fault *why)
+{
+    for (size_t i = 0; i < ids->len; i++)
+        if ((uint32_t)ids->data[i] >= model->vocab)
+            return fault_set(why, 400, "invalid_value", param,
+                             "token %zu of the text has the id %d; the model's ids are 0 to %u", i,
+                             ids->data[i], model->vocab - 1);
+    return 0;
+}
+
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
                          struct ids *out, struct fault *why)
 {
@@ -140,7 +152,7 @@ int prompt_from_messages(const struct generation_model *model, const json_t *mes
         status = fault_from_err(why, &e);
     if (status == 0) {
         rc = prompt_encode_tainted(model->tokenizer, text.data, taint.data, text.len, out, &e);
-        if (rc != ERR_OK) status = fault_from_err(why, &e);
+        status = rc != ERR_OK ? fault_from_err(why, &e) : check_ids(model, "messages", out, why);
     }
     buf_free(&text);
     buf_free(&taint);
@@ -154,5 +166,5 @@ int prompt_from_text(const struct generation_model *model, const char *text, siz
     enum err_code rc = tokenizer_encode(model->tokenizer, text, n,
                                         add_special ? TOKENIZER_ADD_CONFIG : TOKENIZER_ADD_NONE,
                                         TOKENIZER_PARSE_SPECIAL, out, &e);
-    return rc == ERR_OK ? 0 : fault_from_err(why, &e);
+    return rc != ERR_OK ? fault_from_err(why, &e) : check_ids(model, "prompt", out, why);
 }

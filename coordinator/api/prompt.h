@@ -1,4 +1,4 @@
-/* prompt.h - from messages or text to token ids. Pure, any thread. */
+/* prompt.h - from messages or text to token ids, all of which the model has. Pure, any thread. */
 #ifndef MOESAIC_API_PROMPT_H
 #define MOESAIC_API_PROMPT_H
 
