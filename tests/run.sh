@@ -111,6 +111,14 @@ if ! cmp -s tests/integration/requirements.txt "$venv/installed.txt"; then
     quietly "Python clients: installing" "$venv/bin/pip" install --disable-pip-version-check -r tests/integration/requirements.txt
     cp tests/integration/requirements.txt "$venv/installed.txt"
 fi
+
+# Node's clients. Whoever has a Node of their own keeps it; Debian's comes in two packages.
+clients=tests/integration/node
+command -v npm >/dev/null 2>&1 || need_packages tests-node
+if ! cmp -s $clients/package-lock.json $clients/node_modules/installed.json; then
+    quietly "Node clients: installing" npm ci --prefix $clients --ignore-scripts --no-fund --no-audit
+    cp $clients/package-lock.json $clients/node_modules/installed.json
+fi
 export MOESAIC_PYTHON=$venv/bin/python MOESAIC_REQUIRE_OPENAI=1 MOESAIC_BIN=$root/build/bin
 
 echo "Lint"
