@@ -261,6 +261,11 @@ const struct dispatch_step *dispatch_find(const struct dispatch *d, uint64_t ste
     return s == NULL ? NULL : &s->pub;
 }
 
+bool dispatch_was_given(const struct dispatch *d, uint64_t step)
+{
+    return step_pool_was_given(&d->pool, step);
+}
+
 /* ---- events ------------------------------------------------------------------------------------ */
 
 /* A late answer: unknown, but a sign of life of whoever was silent. */

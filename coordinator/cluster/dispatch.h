@@ -101,6 +101,8 @@ bool dispatch_find_unsent(const struct dispatch *d, uint32_t slot, uint32_t firs
 /* A step of the slot that was sent and not answered, NULL if there is none. */
 const struct dispatch_step *dispatch_first_sent(const struct dispatch *d, uint32_t slot);
 const struct dispatch_step *dispatch_find(const struct dispatch *d, uint64_t step);
+/* Was this number ever given to a step? An answer for one that was is at worst late. */
+bool dispatch_was_given(const struct dispatch *d, uint64_t step);
 
 void dispatch_reply(struct dispatch *d, uint64_t now_us, uint64_t step);
 void dispatch_failed(struct dispatch *d, uint64_t now_us, uint64_t step);

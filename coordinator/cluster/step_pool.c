@@ -84,6 +84,12 @@ struct step *step_pool_find(const struct step_pool *p, uint64_t id)
     return p->table[place];
 }
 
+bool step_pool_was_given(const struct step_pool *p, uint64_t id)
+{
+    uint64_t serial = id / STEP_POOL_MAX;
+    return serial >= 1 && serial <= p->serial && id % STEP_POOL_MAX < p->n;
+}
+
 struct step_arrays step_arrays(struct step *s)
 {
     size_t cap = s->cap;

@@ -35,6 +35,7 @@ struct step *step_pool_acquire(struct step_pool *p, uint32_t n_entries);
 /* It must be in no list. */
 void step_pool_release(struct step_pool *p, struct step *s);
 struct step *step_pool_find(const struct step_pool *p, uint64_t id);
+bool step_pool_was_given(const struct step_pool *p, uint64_t id);
 
 /* Writable views of the arrays of pub, each [cap]. */
 struct step_arrays {

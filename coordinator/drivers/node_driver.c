@@ -95,38 +95,51 @@ static void on_state(void *ctx, uint32_t node)
 
 /* ---- results ---------------------------------------------------------------------------------- */
 
-static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r,
-                      const struct rpc_message *m)
+/* What can be told from a right answer is refused here. Numbers that are wrong and nothing else cannot: a node is trusted
+ * with them. No text names the step, so that one complaint over and over is logged once a minute. */
+static enum err_code on_result(void *ctx, uint32_t node, const struct expert_reply *r,
+                               const struct rpc_message *m, struct err *why)
 {
     struct node_driver *d = ctx;
-    const struct dispatch_step *s = engine_find_step(d->cfg.engine(d->cfg.ctx), r->step);
+    const struct engine *e = d->cfg.engine(d->cfg.ctx);
+    const struct dispatch_step *s = engine_find_step(e, r->step);
     struct engine_event ev = {.kind = ENGINE_REPLY, .reply = {.step = r->step, .why = ""}};
     if (s ==
         NULL) { /* late: it was replayed, or its pass is gone; but the node is not silent any more */
+        if (!dispatch_was_given(engine_dispatch(e), r->step))
+            return err_set(why, ERR_INVALID, "an answer for a step that was never asked");
         d->cfg.event(d->cfg.ctx, &ev);
-        return true;
+        return ERR_OK;
     }
-    if (s->node != node) return false;
+    if (s->node != node)
+        return err_set(why, ERR_INVALID, "an answer for a step that was asked of node %u", s->node);
+    if (s->sent_us == 0)
+        return err_set(why, ERR_INVALID, "an answer for a step that is not sent yet");
     uint64_t sent_us = s->sent_us;
     if (r->kind == EXPERT_REPLY_ERROR) {
         ev.kind = ENGINE_STEP_FAILED;
         ev.reply.why = r->error_text;
         d->cfg.event(d->cfg.ctx, &ev);
-        return true;
+        return ERR_OK;
     }
-    bool bf16 = r->format == FRAME_BF16;
+    bool bf16 = compute_driver_reply_bf16(d->cfg.compute);
     size_t row_bytes = (size_t)d->hp->hidden * (bf16 ? 2 : 4);
     struct model_pass *pass = compute_driver_pass(d->cfg.compute, s->slot);
-    if (r->rows != s->n_entries || bf16 != compute_driver_reply_bf16(d->cfg.compute) ||
+    if (r->rows != s->n_entries || (r->format == FRAME_BF16) != bf16 ||
         rpc_message_tensor_bytes(m) != row_bytes * s->n_entries)
-        return false;
+        return err_set(
+            why, ERR_INVALID,
+            "an answer of %u rows of format %d in %zu bytes to a step that has %u rows of "
+            "format %d, %zu bytes",
+            r->rows, (int)r->format, rpc_message_tensor_bytes(m), s->n_entries,
+            bf16 ? FRAME_BF16 : FRAME_F32, row_bytes * s->n_entries);
     uint8_t *results = model_pass_results(pass);
     for (uint32_t i = 0; i < s->n_entries; i++)
         rpc_message_tensor_copy(m, i * row_bytes, results + s->result_slot[i] * row_bytes,
                                 row_bytes);
     metrics_observe(d->cfg.metrics, METRIC_EXPERT_RPC, (double)(clock_now_us() - sent_us) * 1e-6);
     d->cfg.event(d->cfg.ctx, &ev);
-    return true;
+    return ERR_OK;
 }
 
 /* ---- steps out -------------------------------------------------------------------------------- */

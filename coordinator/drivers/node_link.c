@@ -281,8 +281,9 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
     struct expert_reply *r = NULL;
     struct err why;
     enum err_code rc = frame_decode_reply(m, &r, &why);
-    bool fits = rc == ERR_OK && (lane->agreed || r->kind == EXPERT_REPLY_HELLO);
-    if (fits) {
+    if (rc == ERR_OK && !lane->agreed && r->kind != EXPERT_REPLY_HELLO)
+        rc = err_set(&why, ERR_INVALID, "an answer before the hello");
+    if (rc == ERR_OK) {
         switch (r->kind) {
         case EXPERT_REPLY_HELLO:
             on_hello(l, lane, r->hello);
@@ -291,7 +292,8 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
             if (lane == &l->lanes[DISPATCH_DECODE])
                 on_holdings(l, r);
             else
-                fits = false; /* it answers an assignment, and none goes out there */
+                rc = err_set(&why, ERR_INVALID,
+                             "holdings on the lane for prompts, where no assignment goes out");
             break;
         case EXPERT_REPLY_DRAINING: /* on both lanes; told once */
             if (l->state != NODE_LINK_DRAINING) {
@@ -306,13 +308,12 @@ static void on_message(void *ctx, struct rpc_link *link, struct rpc_message *m)
             break;
         case EXPERT_REPLY_RESULT:
         case EXPERT_REPLY_ERROR:
-            fits = l->cfg.handlers.on_result(l->cfg.ctx, l->cfg.node, r, m);
+            rc = l->cfg.handlers.on_result(l->cfg.ctx, l->cfg.node, r, m, &why);
             break;
         }
     }
-    if (!fits) {
-        complain(l, "dropped",
-                 rc != ERR_OK ? why.text : "an answer that does not fit what was asked");
+    if (rc != ERR_OK) {
+        complain(l, "dropped", why.text);
         rpc_link_reset(link, "an answer that does not fit");
     }
     frame_reply_free(r);

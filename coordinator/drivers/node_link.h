@@ -26,9 +26,10 @@ struct node_link_handlers {
     void (*on_lane)(void *ctx, uint32_t node, enum dispatch_lane lane, bool up);
     /* State or holdings changed. */
     void (*on_state)(void *ctx, uint32_t node);
-    /* A result or an error for a step. False: the message does not fit the step: the peer is dropped. */
-    bool (*on_result)(void *ctx, uint32_t node, const struct expert_reply *r,
-                      const struct rpc_message *m);
+    /* A result or an error for a step. Not OK, with the reason: the message fits nothing that was asked, and the peer
+     * is dropped. */
+    enum err_code (*on_result)(void *ctx, uint32_t node, const struct expert_reply *r,
+                               const struct rpc_message *m, struct err *why);
 };
 
 struct node_link_cfg {

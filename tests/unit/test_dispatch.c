@@ -84,6 +84,11 @@ Test(dispatch, one_step_per_node_with_experts_and_rows_ascending)
     dispatch_reply(d, 1010, first);
     cr_expect_eq(dispatch_n_open(d, SLOT_DECODE), 0);
     cr_expect_null(dispatch_find(d, first));
+    cr_expect(dispatch_was_given(d, first) && dispatch_was_given(d, second));
+    const uint64_t never[] = {0,         1, first + 2, second + (1ull << 20), first + (1ull << 40),
+                              UINT64_MAX};
+    for (int i = 0; i < 6; i++)
+        cr_expect_not(dispatch_was_given(d, never[i]), "%llu", (unsigned long long)never[i]);
     struct dispatch_node_stats st;
     dispatch_node_stats(d, 0, &st);
     cr_expect(st.steps == 1 && st.rows == 5 && st.in_flight == 0 && st.p50_us == 1000 &&

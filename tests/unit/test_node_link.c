@@ -182,15 +182,15 @@ static void on_state(void *ctx, uint32_t node)
     ((struct rig *)ctx)->states++;
 }
 
-static bool on_result(void *ctx, uint32_t node, const struct expert_reply *r,
-                      const struct rpc_message *m)
+static enum err_code on_result(void *ctx, uint32_t node, const struct expert_reply *r,
+                               const struct rpc_message *m, struct err *why)
 {
     (void)node;
     (void)r;
     (void)m;
     struct rig *g = ctx;
     g->results++;
-    return g->fits;
+    return g->fits ? ERR_OK : err_set(why, ERR_INVALID, "it does not fit");
 }
 
 static bool is_state(struct rig *g, enum node_link_state s)
