@@ -94,18 +94,6 @@ static double product_piece(struct bench *b, struct subject *s, bool warm)
     return elapsed_ns(begin) / runs;
 }
 
-static int by_double(const void *a, const void *b)
-{
-    const double *x = a, *y = b;
-    return (*x > *y) - (*x < *y);
-}
-
-static double median(double *v, unsigned n)
-{
-    qsort(v, n, sizeof *v, by_double);
-    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
-}
-
 static struct result measure(struct bench *b, struct subject *s, bool f32)
 {
     double us[MAX_PIECES], read[MAX_PIECES], peak[MAX_PIECES], warm[MAX_PIECES],
@@ -124,11 +112,11 @@ static struct result measure(struct bench *b, struct subject *s, bool f32)
         warm[i] = ops / warm_ns;
         warm_peak[i] = ops / warm_ns / gops;
     }
-    struct result r = {.us = median(us, b->pieces),
-                       .read_share = median(read, b->pieces),
-                       .peak_share = median(peak, b->pieces),
-                       .warm_gops = median(warm, b->pieces),
-                       .warm_share = median(warm_peak, b->pieces)};
+    struct result r = {.us = bench_median(us, b->pieces),
+                       .read_share = bench_median(read, b->pieces),
+                       .peak_share = bench_median(peak, b->pieces),
+                       .warm_gops = bench_median(warm, b->pieces),
+                       .warm_share = bench_median(warm_peak, b->pieces)};
     r.gbs = (double)s->bytes / (r.us * 1000);
     r.gops = ops / (r.us * 1000);
     return r;
@@ -195,8 +183,8 @@ static enum err_code run(struct bench *b, struct err *why)
         peaks[0][i] = peak_piece(b, false);
         peaks[1][i] = peak_piece(b, true);
     }
-    const double read = median(reads, b->pieces), int8 = median(peaks[0], b->pieces),
-                 f32 = median(peaks[1], b->pieces);
+    const double read = bench_median(reads, b->pieces), int8 = bench_median(peaks[0], b->pieces),
+                 f32 = bench_median(peaks[1], b->pieces);
     if (b->json)
         printf("{\"kernels\":\"%s\",\"n\":%u,\"k\":%u,\"pieces\":%u,\"read_gb_per_s\":%.2f,"
                "\"peak_int8_gop_per_s\":%.1f,\"peak_f32_gop_per_s\":%.1f,\"products\":[",

@@ -1,24 +1,16 @@
 /* cmd_demo.c - `moesaic demo`: the first thing a stranger runs. Starts a whole cluster, has a story told, shows which
  * node computed which share of it, and ends all. With --kill-a-node the same story is told twice, and in the middle of
- * the second telling one node is killed: the two texts must be equal, byte for byte.
- *
- * The cluster is `moesaic up` in a process of its own, in its own session: Ctrl-C in the terminal reaches this program
- * alone, which then ends the cluster in order. Should this program be killed, the kernel tells `up` (PR_SET_PDEATHSIG). */
+ * the second telling one node is killed: the two texts must be equal, byte for byte. */
 #include <argp.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/base/clock.h"
-#include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -27,6 +19,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/http_client.h"
 #include "coordinator/cli/status_table.h"
+#include "coordinator/cli/up_child.h"
 
 /* With the model in deploy/demo this seed tells a story that comes to an end where the tokens do. */
 #define DEMO_PROMPT      "Once upon a time there was a fox"
@@ -37,9 +30,6 @@
 #define MAX_NODES        64u
 #define KILL_AT_LEAST    5u /* pieces of text before a node is killed */
 #define OWES_AFTER_US    50000u
-#define POLL_US          20000u
-#define STOP_MOST_US     60000000u /* `up` needs at most 48 s to drain and end; then it is killed */
-#define LOG_MOST_BYTES   (1u << 20)
 #define EXIT_INTERRUPTED 130
 
 enum {
@@ -160,9 +150,7 @@ static void on_signal(int number)
 struct demo {
     struct demo_cfg cfg;
     char self[4096]; /* this program, as the user may type it */
-    char folder[64]; /* temporary: ready file and log of `up` */
-    char ready_file[96], log_file[96];
-    pid_t up; /* 0: not running */
+    struct up_child up;
     char http[300];
     json_t *ready; /* the ready file; owned */
     bool tty;
@@ -195,82 +183,12 @@ static enum err_code start_up(struct demo *d, struct err *why)
     snprintf(nodes, sizeof nodes, "--nodes=%u", d->cfg.nodes);
     snprintf(replicas, sizeof replicas, "--replicas=%u", d->cfg.replicas);
     snprintf(http, sizeof http, "--http=%s", d->cfg.http);
-    snprintf(ready, sizeof ready, "--ready-file=%s", d->ready_file);
+    snprintf(ready, sizeof ready, "--ready-file=%s", d->up.ready_file);
     snprintf(quantize, sizeof quantize, "--quantize=%s", d->cfg.quantize);
     /* The model comes behind "--": its name may begin with a dash. */
     const char *argv[] = {"moesaic", "up",     nodes, replicas,     http, "--grpc=127.0.0.1:0",
                           ready,     quantize, "--",  d->cfg.model, NULL};
-    int log = open(d->log_file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (log < 0 || null < 0) {
-        enum err_code rc =
-            err_set(why, ERR_IO, "%s: %s", log < 0 ? d->log_file : "/dev/null", strerror(errno));
-        if (log >= 0) close(log);
-        return rc;
-    }
-    /* Until it runs its own program the child has our handlers: they would swallow a SIGTERM that is meant to end it. */
-    sigset_t ends, before;
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGINT);
-    sigaddset(&ends, SIGTERM);
-    sigprocmask(SIG_BLOCK, &ends, &before);
-    pid_t parent = getpid(), pid = fork();
-    if (pid == 0) {
-        signal(SIGINT, SIG_DFL);
-        signal(SIGTERM, SIG_DFL);
-        sigprocmask(SIG_SETMASK, &before, NULL);
-        if (!d->cfg.keep) {
-            prctl(PR_SET_PDEATHSIG, SIGTERM);
-            if (getppid() != parent) _exit(1);
-        }
-        setsid();
-        dup2(null, STDIN_FILENO);
-        dup2(log, STDOUT_FILENO);
-        dup2(log, STDERR_FILENO);
-        execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
-        _exit(127);
-    }
-    int failed = errno;
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    close(log);
-    close(null);
-    if (pid < 0) return err_set(why, ERR_EXHAUSTED, "start the cluster: %s", strerror(failed));
-    d->up = pid;
-    return ERR_OK;
-}
-
-/* Has `up` ended? Then *status is waitpid's. */
-static bool up_ended(struct demo *d, int *status)
-{
-    if (d->up == 0) return true;
-    if (waitpid(d->up, status, WNOHANG) != d->up) return false;
-    d->up = 0;
-    return true;
-}
-
-static void stop_up(struct demo *d)
-{
-    if (d->up == 0) return;
-    int status;
-    uint64_t until = clock_now_us() + STOP_MOST_US;
-    interrupted = 0;
-    kill(d->up, SIGTERM);
-    while (!up_ended(d, &status)) {
-        if (clock_now_us() > until) kill(d->up, SIGKILL); /* its own children end with it */
-        if (interrupted) kill(d->up, SIGTERM);            /* a second Ctrl-C: it ends at once */
-        interrupted = 0;
-        pause_us(POLL_US);
-    }
-}
-
-static void print_log(const struct demo *d)
-{
-    char *text;
-    size_t n;
-    struct err ignored;
-    if (file_read(d->log_file, LOG_MOST_BYTES, &text, &n, &ignored) != ERR_OK) return;
-    fwrite(text, 1, n, stderr);
-    mem_free(text);
+    return up_child_start(&d->up, NULL, argv, d->cfg.keep, why);
 }
 
 /* Wait for the ready file. The answer is an exit code; 0: d->ready and d->http are set. */
@@ -289,10 +207,10 @@ static int wait_ready(struct demo *d)
     for (;;) {
         int status = 0;
         double s = (double)(clock_now_us() - began) * 1e-6;
-        if (access(d->ready_file, F_OK) == 0) {
+        if (up_child_is_ready(&d->up)) {
             struct err why;
             const char *http = NULL;
-            if (json_parse_file(d->ready_file, LIMIT_CONFIG_JSON_BYTES, 8, &d->ready, &why) ==
+            if (json_parse_file(d->up.ready_file, LIMIT_CONFIG_JSON_BYTES, 8, &d->ready, &why) ==
                 ERR_OK)
                 http = json_string_value(json_object_get(d->ready, "http"));
             if (http == NULL) {
@@ -312,10 +230,10 @@ static int wait_ready(struct demo *d)
             printf("\n");
             return EXIT_INTERRUPTED;
         }
-        if (up_ended(d, &status)) {
+        if (up_child_ended(&d->up, &status)) {
             printf("\n");
             fflush(stdout);
-            print_log(d);
+            up_child_print_log(&d->up);
             fprintf(stderr, "moesaic demo: the cluster could not start; the lines above say why\n");
             return WIFEXITED(status) && WEXITSTATUS(status) > 0 ? WEXITSTATUS(status) : 1;
         }
@@ -323,7 +241,7 @@ static int wait_ready(struct demo *d)
             printf("\r%s ... %.0f s ", what, s);
             fflush(stdout);
         }
-        pause_us(POLL_US);
+        pause_us(UP_CHILD_POLL_US);
     }
 }
 
@@ -370,7 +288,7 @@ static int tell(struct demo *d, struct ask_answer *out)
     if (rc != ERR_OK) {
         fflush(stdout);
         fprintf(stderr, "moesaic demo: the answer failed: %s\n", why.text);
-        print_log(d);
+        up_child_print_log(&d->up);
         return 1;
     }
     double rest = out->total_s - out->first_s;
@@ -465,8 +383,8 @@ static void show_next(const struct demo *d)
     if (d->cfg.keep) {
         const char *grpc = json_string_value(json_object_get(d->ready, "grpc"));
         printf("\n%sIt keeps running%s\n  HTTP %s   gRPC %s   process %d   log %s\n", BOLD(d),
-               PLAIN(d), d->http, grpc != NULL ? grpc : "?", (int)d->up, d->log_file);
-        printf("  kill %d    # stops all of it\n", (int)d->up);
+               PLAIN(d), d->http, grpc != NULL ? grpc : "?", (int)d->up.pid, d->up.log_file);
+        printf("  kill %d    # stops all of it\n", (int)d->up.pid);
         printf("\n%sTry next%s\n", BOLD(d), PLAIN(d));
         printf("  %s chat --http %s\n", d->self, host);
         printf("  %s status --http %s\n", d->self, host);
@@ -498,18 +416,6 @@ static void find_self(char *out, size_t cap)
     size_t skip = getcwd(cwd, sizeof cwd) != NULL ? strlen(cwd) : 0;
     bool below = skip > 1 && strncmp(self, cwd, skip) == 0 && self[skip] == '/';
     snprintf(out, cap, "%s", below ? self + skip + 1 : self);
-}
-
-static enum err_code make_folder(struct demo *d, struct err *why)
-{
-    const char *tmp = getenv("TMPDIR");
-    if (tmp == NULL || strlen(tmp) > 32) tmp = "/tmp";
-    snprintf(d->folder, sizeof d->folder, "%s/moesaic-demo-XXXXXX", tmp);
-    if (mkdtemp(d->folder) == NULL)
-        return err_set(why, ERR_IO, "temporary folder %s: %s", d->folder, strerror(errno));
-    snprintf(d->ready_file, sizeof d->ready_file, "%s/ready.json", d->folder);
-    snprintf(d->log_file, sizeof d->log_file, "%s/log", d->folder);
-    return ERR_OK;
 }
 
 static int demo(struct demo *d)
@@ -544,7 +450,7 @@ int cmd_demo(int argc, char **argv)
     find_self(d.self, sizeof d.self);
     d.tty = isatty(STDOUT_FILENO);
     struct err why;
-    if (make_folder(&d, &why) != ERR_OK) {
+    if (up_child_open(&d.up, "demo", &why) != ERR_OK) {
         fprintf(stderr, "moesaic demo: %s\n", why.text);
         return 1;
     }
@@ -557,17 +463,13 @@ int cmd_demo(int argc, char **argv)
            SIG_IGN); /* with a closed terminal or `| head` the cluster must still be ended */
 
     int code = demo(&d);
-    bool keep = d.cfg.keep && code == 0 && d.up != 0;
-    if (!keep) stop_up(&d);
+    bool keep = d.cfg.keep && code == 0 && d.up.pid != 0;
+    if (!keep) up_child_stop(&d.up, &interrupted);
     if (code == 0)
         show_next(&d);
     else if (code == EXIT_INTERRUPTED)
         fprintf(stderr, "moesaic demo: interrupted; the cluster is ended\n");
-    if (!keep) {
-        unlink(d.ready_file);
-        unlink(d.log_file);
-        rmdir(d.folder);
-    }
+    if (!keep) up_child_close(&d.up);
     json_decref(d.ready);
     return code;
 }

@@ -121,6 +121,11 @@ class Api:
         return sum(n["rows_served"] for n in self.cluster()["nodes"])
 
 
+def make_model(folder, shape):
+    """A model with random weights; `shape` as of `moesaic bench model`."""
+    subprocess.run([BIN / "moesaic", "bench", "model", "--make", folder, "--shape", shape], check=True, stderr=subprocess.DEVNULL)
+
+
 class Cluster(Api):
     """`moesaic up` with the given options; a context manager that leaves nothing behind."""
 

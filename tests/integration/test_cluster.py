@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.parse
 
-from cluster import BIN, DATA, DEMO, Cluster, Stream, alive, free_port, request, run_tests, together, wait_for
+from cluster import BIN, DATA, DEMO, Cluster, Stream, alive, free_port, make_model, request, run_tests, together, wait_for
 
 STORY = "Once upon a time there was a king who had three sons."
 EIGHT = [f"{w} said to the wolf, and" for w in ("The fox", "The king", "A hare", "The old man", "My son", "The bear", "She", "He")]
@@ -19,7 +19,7 @@ EIGHT = [f"{w} said to the wolf, and" for w in ("The fox", "The king", "A hare",
 def test_generated_large_model_has_the_same_bits_and_really_cuts():
     """Hidden 2080, expert width 1056, 64 experts, a prompt of 2,000 tokens: tiles, pieces and attention blocks are cut."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["python3", pathlib.Path(__file__).parent / "make_model.py", folder], check=True)
+        make_model(folder, "qwen3-30b-a3b,hidden=2080,width=1056,experts=64,layers=1,heads=8,kv_heads=2,head_dim=64,top_k=4,vocab=4096")
         ids = [(i * 7919 + 13) % 4000 + 3 for i in range(2000)]
         ask = dict(prompt=ids, max_tokens=6, logprobs=5, ignore_eos=True, return_token_ids=True)
         for quantize in ("none", "q8_0"):

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-from cluster import BIN, DATA, Cluster, Stream, run_tests, together, wait_for
+from cluster import BIN, DATA, Cluster, Stream, make_model, run_tests, together, wait_for
 
 N_PROMPT, N_OUTPUT = 125, 8  # from the second block of keys and values into the third while decoding
 BLOCK = 64
@@ -124,10 +124,7 @@ class Models:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
-        here = pathlib.Path(__file__).parent
-        subprocess.run([sys.executable, here / "make_model.py", self.folder / "generated", "--hidden", "544", "--width", "96",
-                        "--experts", "16", "--layers", "2", "--heads", "4", "--kv-heads", "2", "--head-dim", "32", "--vocab", "320"],
-                       check=True)
+        make_model(self.folder / "generated", "qwen3-30b-a3b,hidden=544,width=96,experts=16,layers=2,heads=4,kv_heads=2,head_dim=32,vocab=320")
 
     def path(self, model, storage):
         source = self.folder / "generated" if model == "generated" else DATA / f"tiny-{model}"

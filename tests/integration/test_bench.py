@@ -1,0 +1,69 @@
+"""The benchmarks run, print what they say, and refuse what makes no sense. No figure is judged here."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+
+from cluster import BIN, make_model, run_tests, wait_for
+
+SMALL = "mixtral-8x7b,layers=2,hidden=64,width=96,experts=4,heads=4,kv_heads=2,head_dim=16,vocab=400"
+
+
+def bench(*args, **kw):
+    return subprocess.run([BIN / "moesaic", "bench", *map(str, args)], capture_output=True, text=True, timeout=120, **kw)
+
+
+def test_kernels_are_compared_with_the_machine():
+    done = bench("kernels", "--outputs", 32, "--inputs", 64, "--pieces", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    d = json.loads(done.stdout)
+    assert [(p["format"], p["rows"]) for p in d["products"]] == [(f, r) for f in ("q8_0", "bf16", "f32") for r in (1, 4, 8, 16, 64)]
+    assert all(p["share_of_read"] > 0 and p["share_of_peak"] > 0 for p in d["products"])
+
+
+def test_a_model_is_measured_in_one_process_and_on_a_cluster():
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(pathlib.Path(folder) / "m", SMALL)
+        done = bench("model", "--model", pathlib.Path(folder) / "m", "--nodes", "0,2", "--streams", "1,3", "--tokens", 8, "--prompt", 20,
+                     "--rounds", 1, "--json", env={**os.environ, "TMPDIR": folder})
+        assert done.returncode == 0, done.stderr
+        d = json.loads(done.stdout)
+        assert [s["name"] for s in d["setups"]] == ["one process", "2 nodes"]
+        assert all(s["prefill"] > 0 and s["decode"]["1"] > 0 and s["decode"]["3"] > 0 for s in d["setups"])
+        # A token's weights: 4 attention matrices, the chosen 2 of 4 experts and the head at 17/16 bytes; the router in f32.
+        layer = 64 * 16 * (4 + 2) * 2 + 2 * 3 * 64 * 96
+        assert d["bytes_per_token"] == (2 * layer + 400 * 64) * 17 / 16 + 2 * 4 * 64 * 4
+        assert sorted(p.name for p in pathlib.Path(folder).iterdir()) == ["m"], "something was left behind"
+
+
+def test_a_generated_model_is_removed_when_interrupted():
+    with tempfile.TemporaryDirectory() as folder:
+        p = subprocess.Popen([BIN / "moesaic", "bench", "model", "--shape", SMALL, "--rounds", "99"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": folder})
+        wait_for("a cluster of it", lambda: list(pathlib.Path(folder).glob("*/ready.json")), 60)
+        time.sleep(0.3)
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+        assert p.returncode == 130 and "interrupted" in err, (p.returncode, err)
+        assert not list(pathlib.Path(folder).iterdir()), "something was left behind"
+
+
+def test_nonsense_is_refused_by_name():
+    for args, code, word in ((["model", "--shape", "gpt-9"], 1, "olmoe-1b-7b"),
+                             (["model", "--shape", "olmoe-1b-7b,hidden=33"], 1, "multiple of 32"),
+                             (["model", "--shape", "olmoe-1b-7b,top_k=64,experts=8"], 1, "more than experts 8"),
+                             (["model", "--shape", "olmoe-1b-7b,colour=1"], 1, "colour"),
+                             (["model", "--nodes", "1,x"], 2, "--nodes"),
+                             (["model", "--model", "/nowhere"], 1, "/nowhere"),
+                             (["model", "--model", "a", "--make", "b"], 2, "--make"),
+                             (["kernels", "--inputs", "33"], 2, "multiple of 32"),
+                             (["no-such-part"], 2, "wire")):
+        done = bench(*args)
+        assert done.returncode == code and word in done.stderr, (args, done.returncode, done.stderr)
+
+
+if __name__ == "__main__":
+    run_tests([v for k, v in list(globals().items()) if k.startswith("test_")])
