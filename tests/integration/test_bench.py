@@ -9,7 +9,8 @@ import time
 
 from cluster import BIN, make_model, run_tests, wait_for
 
-SMALL = "mixtral-8x7b,layers=2,hidden=64,width=96,experts=4,heads=4,kv_heads=2,head_dim=16,vocab=400"
+# Large enough that streams which start together also decode together.
+SMALL = "mixtral-8x7b,layers=4,hidden=1024,width=1024,experts=4,heads=4,kv_heads=2,head_dim=16,vocab=400"
 
 
 def bench(*args, **kw):
@@ -27,15 +28,15 @@ def test_kernels_are_compared_with_the_machine():
 def test_a_model_is_measured_in_one_process_and_on_a_cluster():
     with tempfile.TemporaryDirectory() as folder:
         make_model(pathlib.Path(folder) / "m", SMALL)
-        done = bench("model", "--model", pathlib.Path(folder) / "m", "--nodes", "0,2", "--streams", "1,3", "--tokens", 8, "--prompt", 20,
+        done = bench("model", "--model", pathlib.Path(folder) / "m", "--nodes", "0,2", "--streams", "1,3", "--tokens", 32, "--prompt", 20,
                      "--rounds", 1, "--json", env={**os.environ, "TMPDIR": folder})
         assert done.returncode == 0, done.stderr
         d = json.loads(done.stdout)
         assert [s["name"] for s in d["setups"]] == ["one process", "2 nodes"]
         assert all(s["prefill"] > 0 and s["decode"]["1"] > 0 and s["decode"]["3"] > 0 for s in d["setups"])
         # A token's weights: 4 attention matrices, the chosen 2 of 4 experts and the head at 17/16 bytes; the router in f32.
-        layer = 64 * 16 * (4 + 2) * 2 + 2 * 3 * 64 * 96
-        assert d["bytes_per_token"] == (2 * layer + 400 * 64) * 17 / 16 + 2 * 4 * 64 * 4
+        layer = 1024 * 16 * (4 + 2) * 2 + 2 * 3 * 1024 * 1024
+        assert d["bytes_per_token"] == (4 * layer + 400 * 1024) * 17 / 16 + 4 * 4 * 1024 * 4
         assert sorted(p.name for p in pathlib.Path(folder).iterdir()) == ["m"], "something was left behind"
 
 
