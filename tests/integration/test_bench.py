@@ -28,7 +28,7 @@ def test_kernels_are_compared_with_the_machine():
 def test_a_model_is_measured_in_one_process_and_on_a_cluster():
     with tempfile.TemporaryDirectory() as folder:
         make_model(pathlib.Path(folder) / "m", SMALL)
-        done = bench("model", "--model", pathlib.Path(folder) / "m", "--nodes", "0,2", "--streams", "1,3", "--tokens", 32, "--prompt", 20,
+        done = bench("model", "--model", pathlib.Path(folder) / "m", "--nodes", "0,2", "--streams", "1,3", "--tokens", 160, "--prompt", 20,
                      "--rounds", 1, "--json", env={**os.environ, "TMPDIR": folder})
         assert done.returncode == 0, done.stderr
         d = json.loads(done.stdout)
@@ -42,7 +42,7 @@ def test_a_model_is_measured_in_one_process_and_on_a_cluster():
 
 def test_a_generated_model_is_removed_when_interrupted():
     with tempfile.TemporaryDirectory() as folder:
-        p = subprocess.Popen([BIN / "moesaic", "bench", "model", "--shape", SMALL, "--rounds", "99"], stdout=subprocess.PIPE,
+        p = subprocess.Popen([BIN / "moesaic", "bench", "model", "--shape", SMALL, "--rounds", "99", "--tokens", "160"], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": folder})
         wait_for("a cluster of it", lambda: list(pathlib.Path(folder).glob("*/ready.json")), 60)
         time.sleep(0.3)
