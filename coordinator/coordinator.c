@@ -15,6 +15,7 @@
 #include "common/base/options.h"
 #include "common/modelfile/plan.h"
 #include "common/rpc/frame.h"
+#include "common/sys/descriptors.h"
 #include "common/sys/memory.h"
 #include "common/sys/watch.h"
 #include "coordinator/api/api.h"
@@ -36,6 +37,7 @@
 
 struct coordinator {
     const struct coordinator_options *o;
+    uint32_t descriptors; /* files and sockets this process may open */
     char digest[33], name[256];
     char http_at[ADDRESS_CAP], grpc_at[ADDRESS_CAP]; /* as asked for, with host and port */
     char (*node_text)[ADDRESS_CAP];                  /* [n_nodes] */
@@ -443,6 +445,19 @@ static struct generation_model describe_model(const struct coordinator *c)
     };
 }
 
+/* Clients must leave descriptors to the links to nodes and to gRPC; 0: the default. */
+static uint32_t connections_allowed(const struct coordinator *c)
+{
+    uint32_t share = c->descriptors / 4;
+    if (share >= LIMIT_HTTP_CONNECTIONS) return 0;
+    log_warn(
+        "coordinator",
+        "msg=\"this process may open %u files and sockets: HTTP gets %u connections instead of "
+        "%u (raise the hard limit, ulimit -Hn)\"",
+        c->descriptors, share, LIMIT_HTTP_CONNECTIONS);
+    return share;
+}
+
 static enum err_code open_api(struct coordinator *c, struct err *why)
 {
     struct api_cfg cfg = {.addresses = c->http_at,
@@ -451,7 +466,8 @@ static enum err_code open_api(struct coordinator *c, struct err *why)
                           .version = MOESAIC_VERSION,
                           .git = "",
                           .build = c->kernels->name,
-                          .protocol_version = FRAME_PROTOCOL};
+                          .protocol_version = FRAME_PROTOCOL,
+                          .http = {.connections = connections_allowed(c)}};
     client_driver_service(c->clients, &cfg.service);
     return api_open(&c->loop, &cfg, &c->api, why);
 }
@@ -524,6 +540,7 @@ enum err_code coordinator_run(const struct coordinator_options *o, struct err *w
     struct coordinator *c = mem_zalloc(sizeof *c);
     if (c == NULL) return err_nomem(why, "coordinator");
     c->o = o;
+    c->descriptors = descriptors_raise();
     enum err_code rc = watch_open(o->parent_fd, on_watch, c, &c->watch, why);
     if (rc == ERR_OK) rc = load(c, why);
     if (rc == ERR_OK) rc = open_loop(c, why);

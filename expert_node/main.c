@@ -11,6 +11,7 @@
 #include "common/base/mem.h"
 #include "common/base/options.h"
 #include "common/modelfile/plan.h"
+#include "common/sys/descriptors.h"
 #include "common/sys/memory.h"
 #include "common/sys/watch.h"
 #include "expert_node/service.h"
@@ -240,6 +241,7 @@ int main(int argc, char **argv)
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     if (!o.spin_given && o.threads > memory_cores()) o.spin_us = 0;
     log_setup(o.log_level, o.id);
+    descriptors_raise();
     struct err why;
     struct early early = {.lock = PTHREAD_MUTEX_INITIALIZER};
     struct watch *watch = NULL;

@@ -96,6 +96,8 @@ grpc_server *rpc_server_make(void)
         int_arg(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0),
         int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, 5000), /* drops coordinators that are gone */
+        int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, RPC_HANDSHAKE_TIMEOUT_MS),
+        int_arg(GRPC_ARG_MAX_CONNECTION_IDLE_MS, RPC_IDLE_MS),
         int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, RPC_KEEPALIVE_TIMEOUT_MS),
     };
     grpc_channel_args list = {.num_args = ARRAY_LEN(args), .args = args};

@@ -56,6 +56,9 @@ grpc_server *rpc_server_make(void); /* with its arguments, no port yet */
  * timeout must exceed the longest stretch in which a node computes and does not poll. */
 #define RPC_KEEPALIVE_TIME_MS    2000
 #define RPC_KEEPALIVE_TIMEOUT_MS 4000
+/* Of connections to our servers: strangers that never speak HTTP/2, and clients without a call. */
+#define RPC_HANDSHAKE_TIMEOUT_MS 10000
+#define RPC_IDLE_MS              300000
 #define RPC_BACKOFF_MIN_MS       100
 #define RPC_BACKOFF_MAX_MS       2000
 #define RPC_CONNECT_TIMEOUT_MS   1000

@@ -5,6 +5,7 @@ cluster, on which another client's long stream is asked again and again and must
 MOESAIC_SLOW_CLIENTS=1 also waits for the limits of bodies (30 s) and of idle connections (60 s)."""
 import json
 import os
+import resource
 import select
 import socket
 import struct
@@ -14,6 +15,7 @@ import urllib.parse
 
 from bystander import Bystander
 from cluster import DATA, Cluster, alive, request, run_tests, wait_for
+from machines import Machines
 
 CTX = 4096
 ASK = json.dumps({"prompt": "The sea", "max_tokens": 2, "temperature": 0}).encode()
@@ -66,8 +68,8 @@ def metric(name):
     return float(next(l.split()[1] for l in text.splitlines() if l.startswith(name + " ")))
 
 
-def connect(timeout=20):
-    s = socket.create_connection(Shared.address, timeout)
+def connect(timeout=20, address=None):
+    s = socket.create_connection(address or Shared.address, timeout)
     s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return s
 
@@ -367,6 +369,24 @@ class Dripper(threading.Thread):
             self.seconds = time.monotonic() - began
 
 
+class Silent(threading.Thread):
+    """A connection that says nothing; how long until the other side ends it."""
+
+    def __init__(self, address):
+        super().__init__()
+        host, port = address.rsplit(":", 1)
+        self.socket, self.seconds, self.began = connect(60, (host, int(port))), None, time.monotonic()
+        self.start()
+
+    def run(self):
+        with self.socket as s:
+            try:
+                read_all(s)
+                self.seconds = time.monotonic() - self.began
+            except TimeoutError:
+                pass
+
+
 def test_slow_clients_lose_their_place_and_nobody_elses():
     Shared.open()
     start = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
@@ -377,6 +397,7 @@ def test_slow_clients_lose_their_place_and_nobody_elses():
         drippers |= {"a body by bytes": (Dripper(start, b"x", 0.2), BODY_SECONDS, b"HTTP/1.1 408"),
                      "half a body": (Dripper(start + b"{", b"", 0.2), BODY_SECONDS, b"HTTP/1.1 408"),
                      "nothing": (Dripper(b"", b"", 0.2), IDLE_SECONDS, b"")}
+    silent = [Silent(a) for a in (Shared.cluster.facts["grpc"], Shared.cluster.facts["nodes"][0]["address"])]
     idle = connect()
     for d, _, _ in drippers.values():
         d.start()
@@ -384,6 +405,9 @@ def test_slow_clients_lose_their_place_and_nobody_elses():
         d.join()
         assert d.got is not None and d.got.startswith(reply) and (reply or d.got == b""), (what, d.got)
         assert d.seconds >= seconds - 0.5, f"{what}: after {d.seconds:.1f} s, not {seconds}"
+    for s in silent:  # strangers on the ports that speak gRPC
+        s.join()
+        assert s.seconds is not None and s.seconds >= HEAD_SECONDS / 2, s.seconds
     if not os.environ.get("MOESAIC_SLOW_CLIENTS"):  # a connection that says nothing may do so for longer
         idle.sendall(get("/livez", "Connection: close"))
         assert [a[0] for a in split_answers(read_all(idle))] == [200]
@@ -458,6 +482,34 @@ def test_a_thousand_dropped_connections_leave_nothing_behind():
     wait_for("connections end", lambda: metric("moesaic_http_connections") <= 2)
     wait_for("descriptors", lambda: usage(pid)[0] <= fds + 2)
     Shared.check()
+
+
+def soft_limit(pid):
+    with open(f"/proc/{pid}/limits") as f:
+        return int(next(l.split()[3] for l in f if l.startswith("Max open files")))
+
+
+def test_connections_leave_descriptors_to_the_nodes():
+    """Where few files may be open, clients get a part of them and a node that comes back still finds one."""
+    limited = lambda i: ["prlimit", "--nofile=512:512"] if i is None else ["prlimit", "--nofile=64:"]  # noqa: E731
+    with Machines(DATA / "tiny-qwen3_moe", 1, prefix=limited) as c:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert soft_limit(c.coordinator.pid) == 512 and "HTTP gets 128 connections" in c.said("coordinator")
+        assert soft_limit(c.nodes[0].pid) == (262144 if hard == resource.RLIM_INFINITY else min(hard, 262144)), "raised to the hard limit"
+        u = urllib.parse.urlparse(c.url)
+        want = c.complete(prompt="The sea")["choices"]
+        held = [connect(address=(u.hostname, u.port)) for _ in range(400)]
+        wait_for("the rest is refused", lambda: sum(map(readable, held)) >= 400 - 128)
+        refused = [s.recv(12) for s in held if readable(s)]
+        assert set(refused) <= {b"HTTP/1.1 503", b""} and refused.count(b"HTTP/1.1 503") >= 32, refused
+        c.nodes[0].kill()
+        c.start_node(0)
+        served = next(s for s in held if not readable(s))
+        served.sendall(post(b'{"prompt": "The sea", "temperature": 0, "max_tokens": 16}', "Connection: close"))
+        answer = split_answers(read_all(served))[0]
+        assert answer[0] == 200 and json.loads(answer[2])["choices"] == want, answer
+        for s in held:
+            s.close()
 
 
 def test_the_bystander_was_not_disturbed_and_the_cluster_ends_in_order():
