@@ -60,6 +60,10 @@ static void free_message(struct rig *r, struct rig_message *m)
         r->n_wire--;
         break;
     }
+    free(m->inputs);
+    free(m->experts);
+    free(m->expert_rows);
+    free(m->row_index);
     free(m->slots);
     free(m->results);
     free(m);
@@ -114,7 +118,8 @@ struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uin
     ev.submit.prompt_logits = prompt_logits;
     ev.submit.deadline_us = deadline_us;
     ev.now_us = r->now_us;
-    rig_note(r, "submit %llu: %u + %u tokens", (unsigned long long)id, n_prompt, max_tokens);
+    rig_note(r, "client %llu asks for %u + %u tokens", (unsigned long long)id, n_prompt,
+             max_tokens);
     enum err_code rc = rig_step(r, ev);
     if (rc == ERR_OK) return c;
     if (why != NULL) *why = r->refusal;
@@ -131,13 +136,13 @@ void rig_cancel(struct rig *r, uint64_t id)
         c->state = CLIENT_CANCELLED;
         c->ended_us = r->now_us;
     }
-    rig_note(r, "cancel %llu", (unsigned long long)id);
+    rig_note(r, "client %llu leaves", (unsigned long long)id);
     rig_step(r, (struct engine_event){.kind = ENGINE_CANCEL, .sequence = id});
 }
 
 void rig_pause(struct rig *r, uint64_t id, bool paused)
 {
-    rig_note(r, "%s %llu", paused ? "pause" : "resume", (unsigned long long)id);
+    rig_note(r, "client %llu %s", (unsigned long long)id, paused ? "stops reading" : "reads on");
     rig_step(r,
              (struct engine_event){.kind = paused ? ENGINE_PAUSE : ENGINE_RESUME, .sequence = id});
 }
@@ -168,7 +173,7 @@ static void check_emit(struct rig *r, const struct engine_action *a)
         c->n_prompt_told++;
         return;
     }
-    rig_note(r, "  token %u of %llu: %d", a->emit.index, id, a->emit.token);
+    rig_note(r, "  client %llu gets token %u: %d", id, a->emit.index, a->emit.token);
     if (a->emit.index != c->n_told || c->n_told >= c->max_tokens)
         rig_fail(r, "EMIT for %llu: token %u after %u of %u", id, a->emit.index, c->n_told,
                  c->max_tokens);
@@ -209,7 +214,7 @@ static void check_finish(struct rig *r, const struct engine_action *a)
         snprintf(c->text, sizeof c->text, "%s", a->finish.text);
         break;
     }
-    rig_note(r, "  finish %llu: %s", id,
+    rig_note(r, "  client %llu is done: %s", id,
              c->state == CLIENT_FAILED
                  ? c->text
                  : (a->finish.reason == ENGINE_FINISH_EOS ? "eos" : "length"));
@@ -268,18 +273,27 @@ static void send(struct rig *r, const struct dispatch_step *s)
                               .piece = s->piece,
                               .lane = s->lane,
                               .n_rows = s->n_rows,
+                              .n_experts = s->n_experts,
                               .n_entries = s->n_entries,
                               .is_replay = s->is_replay,
-                              .first_expert = s->experts[0],
-                              .holds_all = true,
                               .born = r->now_us};
+    m->inputs = malloc(s->n_rows * sizeof *m->inputs);
+    m->experts = malloc(s->n_experts * sizeof *m->experts);
+    m->expert_rows = malloc(s->n_experts * sizeof *m->expert_rows);
+    m->row_index = malloc(s->n_entries * sizeof *m->row_index);
     m->slots = malloc(s->n_entries * sizeof *m->slots);
     m->results = malloc(s->n_entries * sizeof *m->results);
     memcpy(m->slots, s->result_slot, s->n_entries * sizeof *m->slots);
+    for (uint32_t i = 0; i < s->n_rows; i++)
+        m->inputs[i] = r->passes[s->slot].hidden[s->rows[i]];
+    for (uint32_t i = 0; i < s->n_experts; i++) {
+        m->experts[i] = s->experts[i];
+        m->expert_rows[i] = s->expert_rows[i];
+    }
     for (uint32_t i = 0; i < s->n_entries; i++) {
         uint32_t slot = s->result_slot[i];
         uint16_t expert = r->passes[s->slot].experts[slot];
-        m->holds_all &= placement_holds(r->placement, s->node, s->layer, expert);
+        m->row_index[i] = s->row_index[i];
         m->results[i] = fake_expert(&r->model, s->layer, expert,
                                     r->passes[s->slot].hidden[slot / r->cfg.top_k]);
     }
@@ -289,9 +303,9 @@ static void send(struct rig *r, const struct dispatch_step *s)
         bulk += r->wire[i]->lane == DISPATCH_BULK && r->wire[i]->node == s->node &&
                 engine_find_step(r->engine, r->wire[i]->step) != NULL;
     if (bulk > r->most_bulk) r->most_bulk = bulk;
-    rig_note(r, "  slot %u layer %u: step %llu to node %u, %u rows, %u results%s", s->slot,
+    rig_note(r, "  slot %u layer %u: step %llu goes to node %u, %u rows, %u results%s", s->slot,
              s->layer, (unsigned long long)(s->id >> 20), s->node, s->n_rows, s->n_entries,
-             s->is_replay ? ", replay" : "");
+             s->is_replay ? ", asked again" : "");
     if (r->on_message != NULL) r->on_message(r->ctx, m);
 }
 
@@ -323,6 +337,21 @@ static void check_bounds(struct rig *r)
                  r->cfg.max_running, r->cfg.max_waiting);
 }
 
+static void note_job(struct rig *r, const struct engine_job *job)
+{
+    char combine[48] = "";
+    if (job->combine_layer >= 0)
+        snprintf(combine, sizeof combine, " with the results of layer %d", job->combine_layer);
+    uint32_t n;
+    engine_rows(r->engine, job->slot, &n);
+    if (job->begin) rig_note(r, "  slot %u begins a pass of %u rows", job->slot, n);
+    if (job->first_layer <= job->last_layer)
+        rig_note(r, "  slot %u computes layers %d to %d%s%s", job->slot, job->first_layer,
+                 job->last_layer, combine, job->head ? ", then the head" : "");
+    else
+        rig_note(r, "  slot %u computes the head%s", job->slot, combine);
+}
+
 enum err_code rig_step(struct rig *r, struct engine_event ev)
 {
     struct engine_actions todo = {0};
@@ -334,7 +363,7 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
     mem_fail_at(0);
     if (rc != ERR_OK) {
         r->refusal = why;
-        rig_note(r, "  refused: %s", why.text);
+        rig_note(r, "  the engine refuses: %s", why.text);
     }
     if (rc != ERR_OK && todo.n > 0) rig_fail(r, "an event that was not taken has actions");
     if (rc != ERR_OK && ev.kind != ENGINE_SUBMIT && !r->starve_memory)
@@ -348,10 +377,7 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
             r->has_job[a->compute.slot] = true;
             r->job[a->compute.slot] = a->compute;
             if (a->compute.begin) check_begin(r, a->compute.slot);
-            rig_note(r, "  slot %u compute%s: combine %d, layers %d..%d%s", a->compute.slot,
-                     a->compute.begin ? " from the start" : "", a->compute.combine_layer,
-                     a->compute.first_layer, a->compute.last_layer,
-                     a->compute.head ? ", head" : "");
+            note_job(r, &a->compute);
             if (r->on_job != NULL) r->on_job(r->ctx, a->compute.slot);
             break;
         case ENGINE_ACT_SEND:
@@ -391,7 +417,7 @@ void rig_compute(struct rig *r, uint32_t slot)
                 r->bad_row_layer = -1;
                 break;
             }
-    rig_note(r, "slot %u computed", slot);
+    rig_note(r, "the coordinator has computed slot %u", slot);
     struct engine_event ev = {.kind = ENGINE_COMPUTED};
     ev.computed.slot = slot;
     ev.computed.experts = p->experts;
@@ -404,8 +430,8 @@ void rig_answer(struct rig *r, struct rig_message *m)
 {
     struct fake_pass *p = &r->passes[m->slot];
     bool known = engine_find_step(r->engine, m->step) != NULL;
-    rig_note(r, "node %u answers step %llu%s", m->node, (unsigned long long)(m->step >> 20),
-             known ? "" : ", too late");
+    rig_note(r, "the answer of node %u to step %llu arrives%s", m->node,
+             (unsigned long long)(m->step >> 20), known ? "" : ", too late");
     for (uint32_t i = 0; known && i < m->n_entries; i++) {
         p->results[m->slots[i]] = m->results[i];
         p->written[m->slots[i]]++;
@@ -416,9 +442,20 @@ void rig_answer(struct rig *r, struct rig_message *m)
     rig_step(r, ev);
 }
 
+void rig_answer_again(struct rig *r, uint64_t step)
+{
+    rig_note(r, "step %llu is answered once more", (unsigned long long)(step >> 20));
+    if (engine_find_step(r->engine, step) != NULL)
+        rig_fail(r, "a step that was answered is still open");
+    struct engine_event ev = {.kind = ENGINE_REPLY};
+    ev.reply.step = step;
+    rig_step(r, ev);
+}
+
 void rig_refuse(struct rig *r, struct rig_message *m)
 {
-    rig_note(r, "node %u refuses step %llu", m->node, (unsigned long long)(m->step >> 20));
+    rig_note(r, "the refusal by node %u of step %llu arrives", m->node,
+             (unsigned long long)(m->step >> 20));
     struct engine_event ev = {.kind = ENGINE_STEP_FAILED};
     ev.reply.step = m->step;
     ev.reply.why = "not now";
@@ -438,8 +475,8 @@ void rig_node(struct rig *r, uint32_t node, enum dispatch_lane lane, bool up)
             if (r->wire[i - 1]->node == node && r->wire[i - 1]->lane == lane)
                 free_message(r, r->wire[i - 1]);
     r->up[node][lane] = up;
-    rig_note(r, "node %u %s %s", node, lane == DISPATCH_DECODE ? "decode" : "bulk",
-             up ? "up" : "down");
+    rig_note(r, "the %s stream to node %u %s", lane == DISPATCH_DECODE ? "decode" : "bulk", node,
+             up ? "stands" : "is gone");
     struct engine_event ev = {.kind = up ? ENGINE_NODE_UP : ENGINE_NODE_DOWN};
     ev.node.node = node;
     ev.node.lane = lane;
@@ -451,7 +488,8 @@ void rig_place(struct rig *r, struct placement *p)
     placement_acquire(p);
     placement_release(r->placement);
     r->placement = p;
-    rig_note(r, "placement %llu", (unsigned long long)placement_epoch(p));
+    rig_note(r, "the coordinator knows who holds what: placement %llu",
+             (unsigned long long)placement_epoch(p));
     rig_step(r, (struct engine_event){.kind = ENGINE_PLACEMENT, .placement = p});
 }
 

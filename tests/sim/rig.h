@@ -15,17 +15,20 @@
 #define RIG_MAX_CLIENTS 64
 #define RIG_MAX_WIRE    4096
 
-/* A step on its way: what a node got, and what it will answer. */
+/* A step on its way: what a node gets, and what it is to answer. */
 struct rig_message {
     uint64_t step;
-    uint32_t node, slot, layer, piece, n_rows, n_entries;
+    uint32_t node, slot, layer, piece, n_rows, n_experts, n_entries;
     enum dispatch_lane lane;
     bool is_replay;
-    uint16_t first_expert;
-    bool holds_all;    /* the node holds these experts */
-    uint64_t born;     /* when, us */
-    uint32_t *slots;   /* [n_entries] result slots */
-    uint64_t *results; /* [n_entries] */
+    uint64_t born;         /* when, us */
+    uint64_t *inputs;      /* [n_rows] hidden states */
+    uint32_t *experts;     /* [n_experts] */
+    uint32_t *expert_rows; /* [n_experts] */
+    uint32_t *row_index;   /* [n_entries] */
+    uint32_t *slots;       /* [n_entries] result slots */
+    uint64_t
+        *results; /* [n_entries] the right ones; a simulated node puts its own in their place */
 };
 
 enum rig_client_state {
@@ -95,6 +98,8 @@ void rig_pause(struct rig *r, uint64_t id, bool paused);
 void rig_compute(struct rig *r, uint32_t slot);        /* run the job that waits there */
 void rig_answer(struct rig *r, struct rig_message *m); /* its reply arrives */
 void rig_refuse(struct rig *r, struct rig_message *m);
+/* Another answer to a step that was answered. */
+void rig_answer_again(struct rig *r, uint64_t step);
 void rig_lose(struct rig *r, struct rig_message *m); /* it never arrives */
 void rig_node(struct rig *r, uint32_t node, enum dispatch_lane lane,
               bool up);                             /* down: its messages are lost */
