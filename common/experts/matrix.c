@@ -35,7 +35,7 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
         format = PACK_Q8_0;
         input = ROW_Q8;
         break;
-    case DTYPE_N:
+    default:
         assert(false);
         break;
     }

@@ -75,7 +75,7 @@ uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k)
     case DTYPE_Q8_0:
         panel = PANEL_FEATURES * k + PANEL_FEATURES * 2 * (k / 32);
         break;
-    case DTYPE_N:
+    default:
         break; /* no tensor that is needed has it */
     }
     return panels * ((panel + 63) / 64 * 64);

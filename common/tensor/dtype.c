@@ -1,5 +1,7 @@
 #include "common/tensor/dtype.h"
 
+#include <stdbool.h>
+
 #include "common/base/check.h"
 
 /* Q8_0: one f16 scale, then 32 int8. */
@@ -14,7 +16,30 @@ static const struct {
     [DTYPE_F32] = {"F32", 1, 4},
     [DTYPE_F16] = {"F16", 1, 2},
     [DTYPE_BF16] = {"BF16", 1, 2},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 1, 1},
     [DTYPE_Q8_0] = {"Q8_0", Q8_BLOCK, Q8_BLOCK_BYTES},
+    [DTYPE_Q4_0] = {"Q4_0", 32, 18},
+    [DTYPE_Q4_1] = {"Q4_1", 32, 20},
+    [DTYPE_Q5_0] = {"Q5_0", 32, 22},
+    [DTYPE_Q5_1] = {"Q5_1", 32, 24},
+    [DTYPE_Q4_K] = {"Q4_K", 256, 144},
+    [DTYPE_Q5_K] = {"Q5_K", 256, 176},
+    [DTYPE_Q6_K] = {"Q6_K", 256, 210},
+    [DTYPE_MXFP4] = {"MXFP4", 32, 17},
+    [DTYPE_Q2_K] = {"Q2_K", 256, 84},
+    [DTYPE_Q3_K] = {"Q3_K", 256, 110},
+    [DTYPE_IQ1_S] = {"IQ1_S", 256, 50},
+    [DTYPE_IQ1_M] = {"IQ1_M", 256, 56},
+    [DTYPE_IQ2_XXS] = {"IQ2_XXS", 256, 66},
+    [DTYPE_IQ2_XS] = {"IQ2_XS", 256, 74},
+    [DTYPE_IQ2_S] = {"IQ2_S", 256, 82},
+    [DTYPE_IQ3_XXS] = {"IQ3_XXS", 256, 98},
+    [DTYPE_IQ3_S] = {"IQ3_S", 256, 110},
+    [DTYPE_IQ4_NL] = {"IQ4_NL", 32, 18},
+    [DTYPE_IQ4_XS] = {"IQ4_XS", 256, 136},
+    [DTYPE_TQ1_0] = {"TQ1_0", 256, 54},
+    [DTYPE_TQ2_0] = {"TQ2_0", 256, 66},
+    [DTYPE_NVFP4] = {"NVFP4", 64, 36},
 };
 
 const char *dtype_name(enum dtype t)
@@ -38,7 +63,8 @@ size_t dtype_block_bytes(enum dtype t)
 size_t dtype_bytes(enum dtype t, size_t n)
 {
     assert(n % dtype_block(t) == 0);
-    return n / dtype_block(t) * dtype_block_bytes(t);
+    size_t scales = t == DTYPE_F8_E4M3 ? (n + F8_BLOCK - 1) / F8_BLOCK * sizeof(float) : 0;
+    return n / dtype_block(t) * dtype_block_bytes(t) + scales;
 }
 
 float f16_to_f32(uint16_t h)
@@ -103,7 +129,7 @@ void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst)
     case DTYPE_Q8_0:
         q8_0_to_f32(bytes, n, dst);
         break;
-    case DTYPE_N:
-        break;
+    default:
+        assert(false);
     }
 }

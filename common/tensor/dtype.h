@@ -6,12 +6,48 @@
 #include <stdint.h>
 #include <string.h>
 
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0, DTYPE_N };
+/* The formats up to DTYPE_N_NATIVE are computed with as they are; the others are read, and packed as a native one.
+ * A row of blocks is as GGUF has it. F8_E4M3 is that of checkpoints whose matrices have scales in blocks of 128 x 128: a row
+ * of n codes, then f32 scales, one for each F8_BLOCK codes begun, so that a row
+ * stands by itself. */
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_F8_E4M3,
+    DTYPE_Q8_0,
+    DTYPE_Q4_0,
+    DTYPE_Q4_1,
+    DTYPE_Q5_0,
+    DTYPE_Q5_1,
+    DTYPE_Q4_K,
+    DTYPE_Q5_K,
+    DTYPE_Q6_K,
+    DTYPE_MXFP4,
+    DTYPE_N_NATIVE,
+    DTYPE_Q2_K = DTYPE_N_NATIVE,
+    DTYPE_Q3_K,
+    DTYPE_IQ1_S,
+    DTYPE_IQ1_M,
+    DTYPE_IQ2_XXS,
+    DTYPE_IQ2_XS,
+    DTYPE_IQ2_S,
+    DTYPE_IQ3_XXS,
+    DTYPE_IQ3_S,
+    DTYPE_IQ4_NL,
+    DTYPE_IQ4_XS,
+    DTYPE_TQ1_0,
+    DTYPE_TQ2_0,
+    DTYPE_NVFP4,
+    DTYPE_N
+};
+
+#define F8_BLOCK 128u /* codes that share a scale, along a row and across rows */
 
 const char *dtype_name(enum dtype t); /* "F32", "BF16", ... */
-uint32_t dtype_block(enum dtype t);   /* elements per block: 1, or 32 for Q8_0 */
+uint32_t dtype_block(enum dtype t);   /* elements per block; 1 for single numbers and for F8_E4M3 */
 size_t dtype_block_bytes(enum dtype t);
-/* Bytes of n elements; n must be a multiple of the block. */
+/* Bytes of a row of n elements, its scales included; n must be a multiple of the block. */
 size_t dtype_bytes(enum dtype t, size_t n);
 
 static inline float f32_from_bits(uint32_t u)
@@ -44,7 +80,8 @@ static inline uint16_t bf16_from_f32(float f)
 float f16_to_f32(uint16_t h);   /* exact */
 uint16_t f16_from_f32(float f); /* nearest even, subnormals kept, overflow to infinity */
 
-/* Decode n elements to f32, exactly. n a multiple of the block; src needs no alignment. */
+/* Decode a row of n elements to f32; exact but for F8_E4M3, whose product with the scale is rounded once. n a multiple of the
+ * block; src needs no alignment. */
 void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst);
 
 #endif
