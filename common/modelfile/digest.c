@@ -32,18 +32,10 @@ static void put_double(XXH3_state_t *s, const char *name, double x)
     put(s, "%s %016" PRIx64 "\n", name, bits);
 }
 
-static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
+static void put_rope(XXH3_state_t *s, const struct rope_params *r)
 {
-    put(s, "family %s\nlayers %" PRIu32 "\nhidden %" PRIu32 "\nvocab %" PRIu32 "\n",
-        hp->family_name, hp->n_layers, hp->hidden, hp->vocab);
-    put(s, "heads %" PRIu32 " %" PRIu32 " %" PRIu32 "\nattention_bias %d %d\nqk_norm %d\n",
-        hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->attention_bias, hp->attention_out_bias,
-        (int)hp->qk_norm);
-    put_double(s, "clip_qkv", (double)hp->clip_qkv);
-    put(s, "sliding_window %" PRIu32 "\n", hp->sliding_window);
-    put_double(s, "norm_eps", (double)hp->norm_eps);
-    const struct rope_params *r = &hp->rope;
-    put(s, "rope %d %d %" PRIu32 "\n", (int)r->kind, r->truncate, r->original_ctx);
+    put(s, "rope %d %d %" PRIu32 " %" PRIu32 "\n", (int)r->kind, r->truncate, r->original_ctx,
+        r->n_factors);
     put_double(s, "theta", r->theta);
     put_double(s, "factor", r->factor);
     put_double(s, "low_freq_factor", r->low_freq_factor);
@@ -51,13 +43,57 @@ static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
     put_double(s, "beta_fast", r->beta_fast);
     put_double(s, "beta_slow", r->beta_slow);
     put_double(s, "attention_factor", r->attention_factor);
+    put_double(s, "mscale", r->mscale);
+    put_double(s, "mscale_all_dim", r->mscale_all_dim);
+    put_double(s, "short_mscale", r->short_mscale);
+    put_double(s, "long_mscale", r->long_mscale);
+    for (uint32_t i = 0; i < r->n_factors; i++) {
+        put_double(s, "short", (double)r->short_factor[i]);
+        put_double(s, "long", (double)r->long_factor[i]);
+    }
+}
+
+static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
+{
+    put(s, "family %s\nlayers %" PRIu32 "\nhidden %" PRIu32 "\nvocab %" PRIu32 "\n",
+        hp->family_name, hp->n_layers, hp->hidden, hp->vocab);
     put(s,
-        "tied_head %d\nexperts %" PRIu32 " %" PRIu32 " %" PRIu32 "\ndense %" PRIu32
-        "\nrenormalized %d\nmoe ",
-        hp->tied_head, hp->n_experts, hp->top_k, hp->expert_width, hp->dense_width,
-        hp->gates_renormalized);
+        "heads %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32
+        " %d\nattention_bias %d %d\nqk_norm %d\n",
+        hp->n_heads, hp->n_kv_heads, hp->head_dim, hp->value_dim, hp->rope_dim,
+        hp->rope_interleaved, hp->attention_bias, hp->attention_out_bias, (int)hp->qk_norm);
+    put_double(s, "clip_qkv", (double)hp->clip_qkv);
+    put_double(s, "score_scale", hp->score_scale);
+    put_double(s, "score_soft_cap", (double)hp->score_soft_cap);
+    put_double(s, "temperature_scale", hp->temperature_scale);
+    put_double(s, "temperature_floor", hp->temperature_floor);
+    put(s, "sinks %d\nchunk %" PRIu32 "\nlatent %" PRIu32 " %" PRIu32 " %" PRIu32 " %" PRIu32 "\n",
+        hp->sinks, hp->attention_chunk, hp->mla.kv_rank, hp->mla.q_rank, hp->mla.nope,
+        hp->mla.rope);
+    put_double(s, "latent_eps", (double)hp->mla.norm_eps);
+    put(s, "norm %d %d\n", (int)hp->norm, hp->post_norms);
+    put_double(s, "norm_eps", (double)hp->norm_eps);
+    put_double(s, "embed_scale", (double)hp->embed_scale);
+    put_double(s, "residual_scale", (double)hp->residual_scale);
+    put_double(s, "logit_scale", (double)hp->logit_scale);
+    put_double(s, "logit_divisor", (double)hp->logit_divisor);
+    put_rope(s, &hp->rope);
+    put(s, "head %d %d\nactivation %d\n", hp->tied_head, hp->head_bias, (int)hp->activation);
+    put_double(s, "swiglu_limit", (double)hp->swiglu_limit);
+    put(s,
+        "experts %" PRIu32 " %" PRIu32 " %" PRIu32 " %d\ndense %" PRIu32 "\nshared %" PRIu32
+        " %d\n",
+        hp->n_experts, hp->top_k, hp->expert_width, hp->expert_bias, hp->dense_width,
+        hp->shared_width, hp->shared_gated);
+    const struct router_params *r = &hp->router;
+    put(s, "router %d %d %d %d %d %" PRIu32 " %" PRIu32 " %d\n", (int)r->score, r->renormalized,
+        r->bias, r->correction, r->weights_input, r->n_groups, r->top_groups,
+        (int)r->group_score);
+    put_double(s, "renormalize_eps", r->renormalize_eps);
+    put_double(s, "router_scale", (double)r->scale);
+    put_double(s, "jitter_eps", (double)r->jitter_eps);
     for (uint32_t l = 0; l < hp->n_layers; l++)
-        put(s, "%d", hp->is_moe[l]);
+        put(s, "%d %d %" PRIu32 ",", hp->is_moe[l], hp->no_rope[l], hp->sliding_window[l]);
     put(s, "\n");
 }
 
@@ -74,6 +110,33 @@ static void put_single(XXH3_state_t *state, const struct model_file *f)
     }
     for (uint32_t i = 0; i < model_file_n_paths(f); i++)
         put(state, "file %" PRIu64 "\n", model_file_size(f, i));
+}
+
+/* A tensor's own bytes, and those of its scales, as they stand in the file. */
+static void put_bytes(XXH3_state_t *s, const struct tensor *t)
+{
+    const uint64_t columns = tensor_columns(t);
+    const uint64_t rows = t->n_dims == 1 ? 1 : tensor_n_elements(t) / columns;
+    if (t->scales != NULL) {
+        const uint64_t each = t->dtype == DTYPE_MXFP4 ? columns / 32 : t->scales_stride;
+        const uint64_t first = t->scale_row0 / F8_BLOCK;
+        const uint64_t last = (t->scale_row0 + rows - 1) / F8_BLOCK;
+        const uint64_t n = t->dtype == DTYPE_MXFP4 ? rows : last - first + 1;
+        for (uint64_t i = 0; i < n; i++)
+            XXH3_64bits_update(s, t->scales + (first + i) * t->scales_stride, each);
+    }
+    if (t->col_stride != 0) { /* transposed: columns of the tensor are its rows */
+        const uint64_t each = dtype_block_bytes(t->dtype);
+        for (uint64_t c = 0; c < columns; c++)
+            for (uint64_t r = 0; r < rows; r++)
+                XXH3_64bits_update(s, t->data + r * t->row_stride + c * t->col_stride, each);
+        return;
+    }
+    const uint64_t each = t->dtype == DTYPE_MXFP4 && t->scales != NULL ? columns / 2
+                          : t->scales != NULL                          ? columns
+                                              : dtype_bytes(t->dtype, columns);
+    for (uint64_t r = 0; r < rows; r++)
+        XXH3_64bits_update(s, t->data + r * t->row_stride, each);
 }
 
 /* Only what is known without having every shard. */
@@ -110,11 +173,9 @@ uint64_t model_file_expert_hash(const struct model_file *f, uint32_t layer, uint
     XXH3_state_t s;
     XXH3_INITSTATE(&s);
     XXH3_64bits_reset(&s);
-    static const enum weight_role roles[] = {W_EXPERT_GATE, W_EXPERT_UP, W_EXPERT_DOWN};
-    for (uint32_t i = 0; i < 3; i++) {
-        const struct tensor *t = model_file_find(f, roles[i], layer, expert);
-        assert(t != NULL);
-        XXH3_64bits_update(&s, t->data, (size_t)t->bytes);
+    for (int role = W_EXPERT_GATE; role <= W_EXPERT_DOWN_BIAS; role++) {
+        const struct tensor *t = model_file_find(f, (enum weight_role)role, layer, expert);
+        if (t != NULL) put_bytes(&s, t);
     }
     return XXH3_64bits_digest(&s);
 }

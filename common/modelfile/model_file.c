@@ -15,21 +15,22 @@
 #include "common/modelfile/shards.h"
 #include "common/modelfile/weights.h"
 
-#define N_EXPERT_ROLES 3u
+#define N_EXPERT_ROLES (W_EXPERT_DOWN_BIAS - W_EXPERT_GATE + 1)
 
 struct model_file {
     char *dir;
     struct hparams hp;
+    enum weight_files files;
     struct shards shards;
     struct tensor *tensors;           /* [shards.n_entries], by name */
-    const struct tensor **model_wide; /* [W_N_ROLES] */
-    const struct tensor **per_layer;  /* [n_layers][W_N_ROLES] */
-    const struct tensor **per_expert; /* [n_layers][n_experts][3]; NULL where the layer is dense */
+    /* By role; one that the model does not have, or that is not here, has no name. */
+    struct tensor *model_wide; /* [W_N_ROLES] */
+    struct tensor *per_layer;  /* [n_layers][W_N_ROLES] */
+    struct tensor *per_expert; /* [n_layers][n_experts][N_EXPERT_ROLES] */
 };
 
-/* The place of a role's tensor, in tables that the model points to: a const model will do. */
-static const struct tensor **slot(const struct model_file *f, enum weight_role role, uint32_t layer,
-                                  uint32_t expert)
+static struct tensor *slot(const struct model_file *f, enum weight_role role, uint32_t layer,
+                           uint32_t expert)
 {
     switch (weight_scope(role)) {
     case SCOPE_MODEL:
@@ -58,55 +59,168 @@ static void shape_text(uint32_t n_dims, const uint64_t *dims, char *out, size_t 
     if (n < cap) snprintf(out + n, cap - n, "%s", n_dims == 0 ? "[]" : "]");
 }
 
+static const struct tensor *named(const struct model_file *f, const char *name)
+{
+    if (f->shards.n_entries == 0) return NULL;
+    return bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
+}
+
+static enum err_code check_shape(const struct tensor *t, const char *what, uint32_t n_dims,
+                                 const uint64_t *dims, struct err *why)
+{
+    bool same = t->n_dims == n_dims;
+    for (uint32_t i = 0; same && i < n_dims; i++)
+        same = t->dims[i] == dims[i];
+    /* A vector may be a matrix of one row. */
+    if (n_dims == 1 && t->n_dims == 2 && t->dims[0] == 1) same = t->dims[1] == dims[0];
+    if (same) return ERR_OK;
+    char has[128], wants[128];
+    shape_text(t->n_dims, t->dims, has, sizeof has);
+    shape_text(n_dims, dims, wants, sizeof wants);
+    return err_set(why, ERR_CORRUPT,
+                   "tensor '%s' (%s) has shape %s, config.json makes it %s", t->name, what, has,
+                   wants);
+}
+
+/* Scales in a tensor of their own: their name, shape and type. */
+static enum err_code find_scales(const struct model_file *f, const struct tensor *of,
+                                 const char *name, uint32_t n_dims, const uint64_t *dims,
+                                 const char *dtype, const struct tensor **out, struct err *why)
+{
+    const struct tensor *t = named(f, name);
+    if (t == NULL)
+        return err_set(why, ERR_CORRUPT, "tensor '%s', the scales of '%s', is missing", name,
+                       of->name);
+    const char *has = model_file_dtype_text(f, (uint32_t)(t - f->tensors));
+    if (strcmp(has, dtype) != 0)
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' has dtype %s, scales must have %s", name,
+                       has, dtype);
+    *out = t;
+    return check_shape(t, "scales", n_dims, dims, why);
+}
+
+/* FP8: "<name>_scale_inv", a scale for each F8_BLOCK rows and columns begun. */
+static enum err_code find_f8_scales(const struct model_file *f, const struct tensor *t,
+                                    struct tensor *view, struct err *why)
+{
+    char name[WEIGHT_NAME_MAX + 16];
+    const struct tensor *scales;
+    uint64_t dims[2] = {(t->dims[0] + F8_BLOCK - 1) / F8_BLOCK,
+                        (t->dims[1] + F8_BLOCK - 1) / F8_BLOCK};
+    if (t->n_dims != 2)
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s': fp8 in %u dimensions is not supported",
+                       t->name, t->n_dims);
+    snprintf(name, sizeof name, "%s_scale_inv", t->name);
+    enum err_code rc = find_scales(f, t, name, 2, dims, "F32", &scales, why);
+    if (rc != ERR_OK) return rc;
+    view->scales = scales->data;
+    view->scales_stride = dims[1] * sizeof(float);
+    return ERR_OK;
+}
+
+/* The part of tensor `t` that a place describes; `n_dims`, `dims`: the role's own shape. The shape was checked. */
+static enum err_code cut_view(const struct model_file *f, const struct weight_place *place,
+                              const struct tensor *t, uint32_t layer, uint32_t expert,
+                              uint32_t n_dims, const uint64_t *dims, struct tensor *view,
+                              struct err *why)
+{
+    *view = *t;
+    view->n_dims = n_dims;
+    memcpy(view->dims, dims, n_dims * sizeof *dims);
+    const uint64_t rows = n_dims == 1 ? 1 : tensor_n_elements(view) / dims[n_dims - 1];
+    const uint64_t columns = dims[n_dims - 1], outs = n_dims == 1 ? columns : rows;
+    const uint64_t whole = place->part == PART_ALL ? outs : 2 * outs; /* features of the tensor */
+    const uint64_t first = place->part == PART_HIGH ? outs : place->part == PART_ODD;
+    const uint64_t step = place->part == PART_EVEN || place->part == PART_ODD ? 2 : 1;
+    const uint64_t slab = place->stacked ? expert : 0;
+    if (place->scales != NULL) {
+        char name[WEIGHT_NAME_MAX];
+        weight_name(place->scales, layer, expert, name);
+        const struct tensor *scales;
+        enum err_code rc = find_scales(f, t, name, t->n_dims - 1, t->dims, "U8", &scales, why);
+        if (rc != ERR_OK) return rc;
+        const uint64_t blocks = columns / 32;
+        view->dtype = DTYPE_MXFP4;
+        view->data += (slab * whole + first) * blocks * 16;
+        view->row_stride = step * blocks * 16;
+        view->bytes = (rows - 1) * view->row_stride + blocks * 16;
+        view->scales = scales->data + (slab * whole + first) * blocks;
+        view->scales_stride = step * blocks;
+    } else if (place->transposed || (n_dims == 1 && step > 1)) {
+        const uint64_t each = dtype_block_bytes(t->dtype), in = n_dims == 1 ? 1 : columns;
+        if (dtype_block(t->dtype) != 1 || t->dtype == DTYPE_F8_E4M3)
+            return err_set(why, ERR_UNSUPPORTED,
+                           "tensor '%s': %s of a transposed matrix is not supported", t->name,
+                           dtype_name(t->dtype));
+        view->data += (slab * whole * in + first) * each;
+        view->row_stride = step * each;
+        view->col_stride = (n_dims == 1 ? step : whole) * each;
+        view->bytes = (rows - 1) * view->row_stride + (columns - 1) * view->col_stride + each;
+    } else if (n_dims == 1) {
+        const uint64_t each = dtype_block_bytes(t->dtype);
+        view->data += (slab * whole + first) * each;
+        view->bytes = columns * each;
+    } else {
+        if (columns % dtype_block(t->dtype) != 0)
+            return err_set(why, ERR_CORRUPT,
+                           "tensor '%s': rows of %" PRIu64 " are not a multiple of %s's block of %u",
+                           t->name, columns, dtype_name(t->dtype), dtype_block(t->dtype));
+        const uint64_t each = columns / dtype_block(t->dtype) * dtype_block_bytes(t->dtype);
+        view->data += (slab * whole + first) * each;
+        view->row_stride = step * each;
+        view->bytes = (rows - 1) * view->row_stride + each;
+        if (t->dtype == DTYPE_F8_E4M3) {
+            enum err_code rc = find_f8_scales(f, t, view, why);
+            if (rc != ERR_OK) return rc;
+        }
+    }
+    view->file_off += (uint64_t)(view->data - t->data);
+    return ERR_OK;
+}
+
+/* Some files have the expansion of latent keys and values in one tensor, some in two. */
+static bool is_elsewhere(const struct model_file *f, enum weight_role role, uint32_t layer)
+{
+    switch (role) {
+    case W_KV_B: /* looked for before the two */
+        return f->files == FILES_GGUF;
+    case W_K_B:
+    case W_V_B:
+        return slot(f, W_KV_B, layer, 0)->name != NULL;
+    default:
+        return false;
+    }
+}
+
 static enum err_code need(struct model_file *f, enum weight_role role, uint32_t layer,
                           uint32_t expert, struct err *why)
 {
     uint32_t n_dims;
-    uint64_t dims[TENSOR_MAX_DIMS];
+    uint64_t dims[TENSOR_MAX_DIMS], file_dims[TENSOR_MAX_DIMS];
     if (!weight_shape(&f->hp, role, layer, &n_dims, dims)) return ERR_OK;
-    char name[WEIGHT_NAME_MAX];
-    weight_name(f->hp.family, role, layer, expert, name);
-    const struct tensor *t =
-        f->shards.n_entries == 0
-            ? NULL
-            : bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
-    if (t == NULL && f->shards.n_absent > 0) return ERR_OK;
+    struct weight_place place;
+    char name[WEIGHT_NAME_MAX] = "";
+    const struct tensor *t = NULL;
+    for (uint32_t i = 0; t == NULL && weight_place(&f->hp, f->files, role, i, &place); i++) {
+        char tried[WEIGHT_NAME_MAX];
+        weight_name(place.name, layer, expert, tried);
+        t = named(f, tried);
+        if (i == 0 || t != NULL) memcpy(name, tried, sizeof name);
+    }
+    if (t == NULL && (f->shards.n_absent > 0 || is_elsewhere(f, role, layer))) return ERR_OK;
     if (t == NULL)
         return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) is missing", name,
                        weight_role_name(role));
-    bool same = t->n_dims == n_dims;
-    for (uint32_t i = 0; same && i < n_dims; i++)
-        same = t->dims[i] == dims[i];
-    if (!same) {
-        char has[128], wants[128];
-        shape_text(t->n_dims, t->dims, has, sizeof has);
-        shape_text(n_dims, dims, wants, sizeof wants);
-        return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) has shape %s, config.json makes it %s",
-                       name, weight_role_name(role), has, wants);
-    }
-    if (t->dtype == DTYPE_N)
+    uint32_t file_n_dims = n_dims;
+    memcpy(file_dims, dims, sizeof dims);
+    weight_place_shape(&place, f->hp.n_experts, &file_n_dims, file_dims);
+    enum err_code rc = check_shape(t, weight_role_name(role), file_n_dims, file_dims, why);
+    if (rc != ERR_OK) return rc;
+    if (t->dtype == DTYPE_N && place.scales == NULL)
         return err_set(
-            why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s (F32, F16, BF16 are supported)",
-            name, weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
-    *slot(f, role, layer, expert) = t;
-    return ERR_OK;
-}
-
-/* One message carries rows for several experts in one format, and one reply their results in one format. */
-static enum err_code need_one_expert_dtype(const struct model_file *f, struct err *why)
-{
-    const struct tensor *first = NULL;
-    size_t n = (size_t)f->hp.n_layers * f->hp.n_experts * N_EXPERT_ROLES;
-    for (size_t i = 0; i < n; i++) {
-        const struct tensor *t = f->per_expert[i];
-        if (first == NULL) first = t; /* the first that is here */
-        if (t != NULL && t->dtype != first->dtype)
-            return err_set(
-                why, ERR_UNSUPPORTED,
-                "tensor '%s' has dtype %s, but '%s' has %s: experts of several dtypes are not supported",
-                t->name, dtype_name(t->dtype), first->name, dtype_name(first->dtype));
-    }
-    return ERR_OK;
+            why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, which is not supported", name,
+            weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
+    return cut_view(f, &place, t, layer, expert, n_dims, dims, slot(f, role, layer, expert), why);
 }
 
 static enum err_code need_all(struct model_file *f, struct err *why)
@@ -114,9 +228,11 @@ static enum err_code need_all(struct model_file *f, struct err *why)
     const struct hparams *hp = &f->hp;
     f->model_wide = mem_zalloc_array(W_N_ROLES, sizeof *f->model_wide);
     f->per_layer = mem_zalloc_array((size_t)hp->n_layers * W_N_ROLES, sizeof *f->per_layer);
-    f->per_expert = mem_zalloc_array((size_t)hp->n_layers * hp->n_experts * N_EXPERT_ROLES,
-                                     sizeof *f->per_expert);
-    if (f->model_wide == NULL || f->per_layer == NULL || f->per_expert == NULL)
+    if (hp->n_experts > 0)
+        f->per_expert = mem_zalloc_array((size_t)hp->n_layers * hp->n_experts * N_EXPERT_ROLES,
+                                         sizeof *f->per_expert);
+    if (f->model_wide == NULL || f->per_layer == NULL ||
+        (f->per_expert == NULL && hp->n_experts > 0))
         return err_nomem(why, "the table of weights");
     for (uint32_t r = 0; r < W_N_ROLES; r++) {
         enum weight_role role = (enum weight_role)r;
@@ -130,7 +246,7 @@ static enum err_code need_all(struct model_file *f, struct err *why)
             }
     }
     if (hp->tied_head) f->model_wide[W_HEAD] = f->model_wide[W_EMBED];
-    return need_one_expert_dtype(f, why);
+    return ERR_OK;
 }
 
 static enum err_code list_tensors(struct model_file *f, struct err *why)
@@ -280,8 +396,10 @@ const struct tensor *model_file_find(const struct model_file *f, enum weight_rol
 {
     enum weight_scope scope = weight_scope(role);
     assert(role < W_N_ROLES && (scope == SCOPE_MODEL || layer < f->hp.n_layers));
-    assert(scope != SCOPE_EXPERT || expert < f->hp.n_experts);
-    return *slot(f, role, layer, expert);
+    assert(scope != SCOPE_EXPERT || f->hp.n_experts == 0 || expert < f->hp.n_experts);
+    if (scope == SCOPE_EXPERT && f->hp.n_experts == 0) return NULL;
+    const struct tensor *t = slot(f, role, layer, expert);
+    return t->name != NULL ? t : NULL;
 }
 
 uint32_t model_file_n_paths(const struct model_file *f)

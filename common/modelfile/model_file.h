@@ -12,6 +12,7 @@
 
 #define TENSOR_MAX_DIMS 4u
 
+/* A tensor of a file, or the part of one that is a role's matrix or vector. */
 struct tensor {
     const char *name;
     enum dtype
@@ -19,35 +20,31 @@ struct tensor {
     uint32_t n_dims;
     uint64_t dims[TENSOR_MAX_DIMS]; /* outermost first, as in safetensors: [out, in] */
     const uint8_t *data;            /* mapped; no alignment promised */
-    uint64_t bytes;
-    uint32_t file;     /* index into model_file_path() */
-    uint64_t file_off; /* from the start of the file */
+    uint64_t bytes;                 /* from the first to the last that belongs to it */
+    uint32_t file;                  /* index into model_file_path() */
+    uint64_t file_off;              /* from the start of the file */
+
+    /* From a row to the next. col_stride 0: a row's bytes stand together, as dtype_bytes() has them; else that from an
+     * element to the next. Of a vector the row is the whole. */
+    uint64_t row_stride, col_stride;
+    /* F8_E4M3: scales are f32 [.., ..] for F8_BLOCK rows and columns each, of which the first belong to element
+     * (scale_row0, 0). MXFP4 from blocks that have theirs apart: a byte per block. NULL: none apart. */
+    const uint8_t *scales;
+    uint64_t scales_stride; /* bytes from a row of scales to the next */
+    uint64_t scale_row0;
 };
 
-/* What a tensor is for; a family's table maps (role, layer, expert) to its name. */
+/* Row `row` of a matrix (row 0 of a vector) as dtype.h has it: in the file, or put together in `tmp`, which has
+ * dtype_bytes(t->dtype, columns) bytes. */
+const void *tensor_row(const struct tensor *t, uint64_t row, void *tmp);
+uint64_t tensor_columns(const struct tensor *t); /* of a row: the last dimension */
+uint64_t tensor_n_elements(const struct tensor *t);
+
+/* What a tensor is for (weight_roles.def). */
 enum weight_role {
-    W_EMBED,
-    W_FINAL_NORM,
-    W_HEAD,
-    W_ATTN_NORM,
-    W_Q,
-    W_K,
-    W_V,
-    W_O,
-    W_Q_BIAS,
-    W_K_BIAS,
-    W_V_BIAS,
-    W_O_BIAS,
-    W_Q_NORM,
-    W_K_NORM,
-    W_FFN_NORM,
-    W_ROUTER,
-    W_DENSE_GATE,
-    W_DENSE_UP,
-    W_DENSE_DOWN,
-    W_EXPERT_GATE,
-    W_EXPERT_UP,
-    W_EXPERT_DOWN,
+#define ROLE(name, text, scope, class) W_##name,
+#include "common/modelfile/weight_roles.def"
+#undef ROLE
     W_N_ROLES
 };
 

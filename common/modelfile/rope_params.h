@@ -6,8 +6,9 @@
 #include "common/modelfile/json_fields.h"
 
 /* Read rope_theta with either `rope_scaling` (older files) or `rope_parameters` (newer ones). Faults stick
- * in `config`. Every key inside must belong to the named rope type: others are refused by name. */
-void rope_params_read(struct json_fields *config, uint32_t ctx_max, double default_theta,
+ * in `config`. Every key inside must belong to the named rope type: others are refused by name.
+ * The share of a head that is rotated, from `partial_rotary_factor` here or there; 1 when absent. */
+double rope_params_read(struct json_fields *config, uint32_t ctx_max, double default_theta,
                       struct rope_params *out);
 
 #endif

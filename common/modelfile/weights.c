@@ -4,99 +4,145 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LAYER "model.layers.{layer}."
+#include "common/modelfile/family.h"
 
-/* Names that all families share; a family's table has the rest. */
-static const char *const common_names[W_N_ROLES] = {
-    [W_EMBED] = "model.embed_tokens.weight",
-    [W_FINAL_NORM] = "model.norm.weight",
-    [W_HEAD] = "lm_head.weight",
-    [W_ATTN_NORM] = LAYER "input_layernorm.weight",
-    [W_Q] = LAYER "self_attn.q_proj.weight",
-    [W_K] = LAYER "self_attn.k_proj.weight",
-    [W_V] = LAYER "self_attn.v_proj.weight",
-    [W_O] = LAYER "self_attn.o_proj.weight",
-    [W_Q_BIAS] = LAYER "self_attn.q_proj.bias",
-    [W_K_BIAS] = LAYER "self_attn.k_proj.bias",
-    [W_V_BIAS] = LAYER "self_attn.v_proj.bias",
-    [W_O_BIAS] = LAYER "self_attn.o_proj.bias",
-    [W_Q_NORM] = LAYER "self_attn.q_norm.weight",
-    [W_K_NORM] = LAYER "self_attn.k_norm.weight",
-    [W_FFN_NORM] = LAYER "post_attention_layernorm.weight",
-    [W_ROUTER] = LAYER "mlp.gate.weight",
-    [W_DENSE_GATE] = LAYER "mlp.gate_proj.weight",
-    [W_DENSE_UP] = LAYER "mlp.up_proj.weight",
-    [W_DENSE_DOWN] = LAYER "mlp.down_proj.weight",
-    [W_EXPERT_GATE] = LAYER "mlp.experts.{expert}.gate_proj.weight",
-    [W_EXPERT_UP] = LAYER "mlp.experts.{expert}.up_proj.weight",
-    [W_EXPERT_DOWN] = LAYER "mlp.experts.{expert}.down_proj.weight",
+#define LAYER   "model.layers.{layer}."
+#define EXPERTS LAYER "mlp.experts.{expert}."
+#define BLK     "blk.{layer}."
+
+/* Names that most families share; a family's own places come first. */
+static const struct weight_place hf_places[] = {
+    {"model.embed_tokens.weight", W_EMBED},
+    {"model.norm.weight", W_FINAL_NORM},
+    {"model.norm.bias", W_FINAL_NORM_BIAS},
+    {"lm_head.weight", W_HEAD},
+    {"lm_head.bias", W_HEAD_BIAS},
+    {LAYER "input_layernorm.weight", W_ATTN_NORM},
+    {LAYER "input_layernorm.bias", W_ATTN_NORM_BIAS},
+    {LAYER "self_attn.q_proj.weight", W_Q},
+    {LAYER "self_attn.k_proj.weight", W_K},
+    {LAYER "self_attn.v_proj.weight", W_V},
+    {LAYER "self_attn.o_proj.weight", W_O},
+    {LAYER "self_attn.q_proj.bias", W_Q_BIAS},
+    {LAYER "self_attn.k_proj.bias", W_K_BIAS},
+    {LAYER "self_attn.v_proj.bias", W_V_BIAS},
+    {LAYER "self_attn.o_proj.bias", W_O_BIAS},
+    {LAYER "self_attn.q_norm.weight", W_Q_NORM},
+    {LAYER "self_attn.k_norm.weight", W_K_NORM},
+    {LAYER "post_attention_layernorm.weight", W_FFN_NORM},
+    {LAYER "post_attention_layernorm.bias", W_FFN_NORM_BIAS},
+    {LAYER "mlp.gate.weight", W_ROUTER},
+    {LAYER "mlp.gate.e_score_correction_bias", W_ROUTER_CORRECTION},
+    {LAYER "mlp.gate_proj.weight", W_DENSE_GATE},
+    {LAYER "mlp.up_proj.weight", W_DENSE_UP},
+    {LAYER "mlp.down_proj.weight", W_DENSE_DOWN},
+    {LAYER "mlp.shared_experts.gate_proj.weight", W_SHARED_GATE},
+    {LAYER "mlp.shared_experts.up_proj.weight", W_SHARED_UP},
+    {LAYER "mlp.shared_experts.down_proj.weight", W_SHARED_DOWN},
+    {EXPERTS "gate_proj.weight", W_EXPERT_GATE},
+    {EXPERTS "up_proj.weight", W_EXPERT_UP},
+    {EXPERTS "down_proj.weight", W_EXPERT_DOWN},
+    {NULL, W_N_ROLES},
 };
 
-static const char *const family_names[FAMILY_N][W_N_ROLES] = {
-    [FAMILY_MIXTRAL] =
-        {
-            [W_ROUTER] = LAYER "block_sparse_moe.gate.weight",
-            [W_EXPERT_GATE] = LAYER "block_sparse_moe.experts.{expert}.w1.weight",
-            [W_EXPERT_UP] = LAYER "block_sparse_moe.experts.{expert}.w3.weight",
-            [W_EXPERT_DOWN] = LAYER "block_sparse_moe.experts.{expert}.w2.weight",
-        },
-    [FAMILY_QWEN3_MOE] = {NULL},
-    [FAMILY_OLMOE] = {NULL},
+/* GGUF has one set of names for all. Files of before 2024 have a tensor for each expert. */
+static const struct weight_place gguf_places[] = {
+    {"token_embd.weight", W_EMBED},
+    {"output_norm.weight", W_FINAL_NORM},
+    {"output_norm.bias", W_FINAL_NORM_BIAS},
+    {"output.weight", W_HEAD},
+    {"output.bias", W_HEAD_BIAS},
+    {BLK "attn_norm.weight", W_ATTN_NORM},
+    {BLK "attn_norm.bias", W_ATTN_NORM_BIAS},
+    {BLK "attn_output_norm.weight", W_ATTN_POST_NORM},
+    {BLK "attn_q.weight", W_Q},
+    {BLK "attn_k.weight", W_K},
+    {BLK "attn_v.weight", W_V},
+    {BLK "attn_output.weight", W_O},
+    {BLK "attn_q.bias", W_Q_BIAS},
+    {BLK "attn_k.bias", W_K_BIAS},
+    {BLK "attn_v.bias", W_V_BIAS},
+    {BLK "attn_output.bias", W_O_BIAS},
+    {BLK "attn_q_norm.weight", W_Q_NORM},
+    {BLK "attn_k_norm.weight", W_K_NORM},
+    {BLK "attn_sinks.weight", W_SINKS},
+    {BLK "attn_q_a.weight", W_Q_A},
+    {BLK "attn_q_a_norm.weight", W_Q_A_NORM},
+    {BLK "attn_q_b.weight", W_Q},
+    {BLK "attn_kv_a_mqa.weight", W_KV_A},
+    {BLK "attn_kv_a_norm.weight", W_KV_A_NORM},
+    {BLK "attn_kv_b.weight", W_KV_B},
+    {BLK "attn_k_b.weight", W_K_B},
+    {BLK "attn_v_b.weight", W_V_B},
+    {BLK "ffn_norm.weight", W_FFN_NORM},
+    {BLK "post_attention_norm.weight", W_FFN_NORM},
+    {BLK "ffn_norm.bias", W_FFN_NORM_BIAS},
+    {BLK "layer_output_norm.weight", W_FFN_POST_NORM},
+    {BLK "post_ffw_norm.weight", W_FFN_POST_NORM},
+    {BLK "ffn_gate_inp.weight", W_ROUTER},
+    {BLK "ffn_gate_inp.bias", W_ROUTER_BIAS},
+    {BLK "exp_probs_b.bias", W_ROUTER_CORRECTION},
+    {BLK "ffn_gate.weight", W_DENSE_GATE},
+    {BLK "ffn_up.weight", W_DENSE_UP},
+    {BLK "ffn_down.weight", W_DENSE_DOWN},
+    {BLK "ffn_gate_shexp.weight", W_SHARED_GATE},
+    {BLK "ffn_up_shexp.weight", W_SHARED_UP},
+    {BLK "ffn_down_shexp.weight", W_SHARED_DOWN},
+    {BLK "ffn_gate_inp_shexp.weight", W_SHARED_SWITCH},
+    {BLK "ffn_gate_exps.weight", W_EXPERT_GATE, .stacked = true},
+    {BLK "ffn_gate_up_exps.weight", W_EXPERT_GATE, .stacked = true, .part = PART_LOW},
+    {BLK "ffn_gate.{expert}.weight", W_EXPERT_GATE},
+    {BLK "ffn_up_exps.weight", W_EXPERT_UP, .stacked = true},
+    {BLK "ffn_gate_up_exps.weight", W_EXPERT_UP, .stacked = true, .part = PART_HIGH},
+    {BLK "ffn_up.{expert}.weight", W_EXPERT_UP},
+    {BLK "ffn_down_exps.weight", W_EXPERT_DOWN, .stacked = true},
+    {BLK "ffn_down.{expert}.weight", W_EXPERT_DOWN},
+    {BLK "ffn_gate_exps.bias", W_EXPERT_GATE_BIAS, .stacked = true},
+    {BLK "ffn_up_exps.bias", W_EXPERT_UP_BIAS, .stacked = true},
+    {BLK "ffn_down_exps.bias", W_EXPERT_DOWN_BIAS, .stacked = true},
+    {NULL, W_N_ROLES},
+};
+
+static const struct {
+    const char *text;
+    enum weight_scope scope;
+    enum weight_class class;
+} roles[W_N_ROLES] = {
+#define ROLE(name, text, scope, class) [W_##name] = {text, SCOPE_##scope, CLASS_##class},
+#include "common/modelfile/weight_roles.def"
+#undef ROLE
 };
 
 enum weight_scope weight_scope(enum weight_role role)
 {
-    switch (role) {
-    case W_EMBED:
-    case W_FINAL_NORM:
-    case W_HEAD:
-        return SCOPE_MODEL;
-    case W_EXPERT_GATE:
-    case W_EXPERT_UP:
-    case W_EXPERT_DOWN:
-        return SCOPE_EXPERT;
-    default:
-        return SCOPE_LAYER;
-    }
+    assert(role < W_N_ROLES);
+    return roles[role].scope;
+}
+
+enum weight_class weight_class(enum weight_role role)
+{
+    assert(role < W_N_ROLES);
+    return roles[role].class;
 }
 
 const char *weight_role_name(enum weight_role role)
 {
-    static const char *const names[W_N_ROLES] = {
-        [W_EMBED] = "embedding",
-        [W_FINAL_NORM] = "final norm",
-        [W_HEAD] = "head",
-        [W_ATTN_NORM] = "attention norm",
-        [W_Q] = "attention q",
-        [W_K] = "attention k",
-        [W_V] = "attention v",
-        [W_O] = "attention output",
-        [W_Q_BIAS] = "attention q bias",
-        [W_K_BIAS] = "attention k bias",
-        [W_V_BIAS] = "attention v bias",
-        [W_O_BIAS] = "attention output bias",
-        [W_Q_NORM] = "q norm",
-        [W_K_NORM] = "k norm",
-        [W_FFN_NORM] = "feed-forward norm",
-        [W_ROUTER] = "router",
-        [W_DENSE_GATE] = "dense gate",
-        [W_DENSE_UP] = "dense up",
-        [W_DENSE_DOWN] = "dense down",
-        [W_EXPERT_GATE] = "expert gate",
-        [W_EXPERT_UP] = "expert up",
-        [W_EXPERT_DOWN] = "expert down",
-    };
-    return (unsigned)role < W_N_ROLES ? names[role] : "?";
+    return (unsigned)role < W_N_ROLES ? roles[role].text : "?";
 }
 
 bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims,
-                  uint64_t dims[2])
+                  uint64_t dims[TENSOR_MAX_DIMS])
 {
     assert(weight_scope(role) == SCOPE_MODEL || layer < hp->n_layers);
-    uint64_t d = hp->hidden, q = (uint64_t)hp->n_heads * hp->head_dim,
-             kv = (uint64_t)hp->n_kv_heads * hp->head_dim;
-    bool moe = weight_scope(role) != SCOPE_MODEL && hp->is_moe[layer];
-    uint64_t out = 0, in = 0; /* in 0: a vector */
+    const struct mla_params *mla = &hp->mla;
+    const bool latent = mla->kv_rank > 0;
+    const uint64_t d = hp->hidden, heads = hp->n_heads, q = heads * hp->head_dim,
+                   k = (uint64_t)hp->n_kv_heads * hp->head_dim,
+                   v = (uint64_t)hp->n_kv_heads * hp->value_dim;
+    const bool moe = weight_scope(role) != SCOPE_MODEL && hp->is_moe[layer];
+    const bool dense = !moe, shared = moe && hp->shared_width > 0;
+    const bool layer_norm = hp->norm == NORM_LAYER;
+    uint64_t outer = 0, out = 0, in = 0; /* in 0: a vector */
     bool has = true;
     switch (role) {
     case W_EMBED:
@@ -105,46 +151,104 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
     case W_HEAD:
         has = !hp->tied_head, out = hp->vocab, in = d;
         break;
+    case W_HEAD_BIAS:
+        has = hp->head_bias, out = hp->vocab;
+        break;
     case W_FINAL_NORM:
     case W_ATTN_NORM:
     case W_FFN_NORM:
         out = d;
         break;
-    case W_Q:
-        out = q, in = d;
+    case W_FINAL_NORM_BIAS:
+    case W_ATTN_NORM_BIAS:
+    case W_FFN_NORM_BIAS:
+        has = layer_norm, out = d;
+        break;
+    case W_ATTN_POST_NORM:
+    case W_FFN_POST_NORM:
+        has = hp->post_norms, out = d;
+        break;
+    case W_Q: /* from the compressed query, if there is one */
+        out = q, in = mla->q_rank > 0 ? mla->q_rank : d;
         break;
     case W_K:
+        has = !latent, out = k, in = d;
+        break;
     case W_V:
-        out = kv, in = d;
+        has = !latent, out = v, in = d;
         break;
     case W_O:
-        out = d, in = q;
+        out = d, in = heads * hp->value_dim;
         break;
     case W_Q_BIAS:
         has = hp->attention_bias, out = q;
         break;
     case W_K_BIAS:
+        has = hp->attention_bias, out = k;
+        break;
     case W_V_BIAS:
-        has = hp->attention_bias, out = kv;
+        has = hp->attention_bias, out = v;
         break;
     case W_O_BIAS:
         has = hp->attention_out_bias, out = d;
         break;
     case W_Q_NORM:
-        has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? q : hp->head_dim;
+        has = hp->qk_norm == QK_NORM_HEAD || hp->qk_norm == QK_NORM_FULL;
+        out = hp->qk_norm == QK_NORM_FULL ? q : hp->head_dim;
         break;
     case W_K_NORM:
-        has = hp->qk_norm != QK_NORM_NONE, out = hp->qk_norm == QK_NORM_FULL ? kv : hp->head_dim;
+        has = hp->qk_norm == QK_NORM_HEAD || hp->qk_norm == QK_NORM_FULL;
+        out = hp->qk_norm == QK_NORM_FULL ? k : hp->head_dim;
+        break;
+    case W_SINKS:
+        has = hp->sinks, out = heads;
+        break;
+    case W_Q_A:
+        has = mla->q_rank > 0, out = mla->q_rank, in = d;
+        break;
+    case W_Q_A_NORM:
+        has = mla->q_rank > 0, out = mla->q_rank;
+        break;
+    case W_KV_A:
+        has = latent, out = (uint64_t)mla->kv_rank + mla->rope, in = d;
+        break;
+    case W_KV_A_NORM:
+        has = latent, out = mla->kv_rank;
+        break;
+    case W_KV_B:
+        has = latent, out = heads * (mla->nope + hp->value_dim), in = mla->kv_rank;
+        break;
+    case W_K_B:
+        has = latent, outer = heads, out = mla->kv_rank, in = mla->nope;
+        break;
+    case W_V_B:
+        has = latent, outer = heads, out = hp->value_dim, in = mla->kv_rank;
         break;
     case W_ROUTER:
         has = moe, out = hp->n_experts, in = d;
         break;
+    case W_ROUTER_BIAS:
+        has = moe && hp->router.bias, out = hp->n_experts;
+        break;
+    case W_ROUTER_CORRECTION:
+        has = moe && hp->router.correction, out = hp->n_experts;
+        break;
     case W_DENSE_GATE:
     case W_DENSE_UP:
-        has = !moe, out = hp->dense_width, in = d;
+        has = dense, out = hp->dense_width, in = d;
         break;
     case W_DENSE_DOWN:
-        has = !moe, out = d, in = hp->dense_width;
+        has = dense, out = d, in = hp->dense_width;
+        break;
+    case W_SHARED_GATE:
+    case W_SHARED_UP:
+        has = shared, out = hp->shared_width, in = d;
+        break;
+    case W_SHARED_DOWN:
+        has = shared, out = d, in = hp->shared_width;
+        break;
+    case W_SHARED_SWITCH:
+        has = shared && hp->shared_gated, out = d;
         break;
     case W_EXPERT_GATE:
     case W_EXPERT_UP:
@@ -153,23 +257,75 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
     case W_EXPERT_DOWN:
         has = moe, out = d, in = hp->expert_width;
         break;
+    case W_EXPERT_GATE_BIAS:
+    case W_EXPERT_UP_BIAS:
+        has = moe && hp->expert_bias, out = hp->expert_width;
+        break;
+    case W_EXPERT_DOWN_BIAS:
+        has = moe && hp->expert_bias, out = d;
+        break;
     case W_N_ROLES:
         has = false;
         break;
     }
     if (!has) return false;
-    *n_dims = in > 0 ? 2 : 1;
-    dims[0] = out;
-    dims[1] = in;
+    *n_dims = 0;
+    if (outer > 0) dims[(*n_dims)++] = outer;
+    dims[(*n_dims)++] = out;
+    if (in > 0) dims[(*n_dims)++] = in;
     return true;
 }
 
-void weight_name(enum family family, enum weight_role role, uint32_t layer, uint32_t expert,
-                 char out[WEIGHT_NAME_MAX])
+/* The i-th entry of a role in a list; *i counts on past it when there are fewer. */
+static const struct weight_place *find_place(const struct weight_place *list,
+                                             enum weight_role role, uint32_t *i)
 {
-    assert(family < FAMILY_N && role < W_N_ROLES);
-    const char *p =
-        family_names[family][role] != NULL ? family_names[family][role] : common_names[role];
+    for (; list != NULL && list->name != NULL; list++)
+        if (list->role == role && (*i)-- == 0) return list;
+    return NULL;
+}
+
+bool weight_place(const struct hparams *hp, enum weight_files files, enum weight_role role,
+                  uint32_t i, struct weight_place *out)
+{
+    const struct weight_place *found = NULL;
+    if (files == FILES_HF) {
+        found = find_place(family_rule(hp->family)->places, role, &i);
+        if (found == NULL) found = find_place(hf_places, role, &i);
+    } else {
+        found = find_place(gguf_places, role, &i);
+    }
+    if (found != NULL) *out = *found;
+    return found != NULL;
+}
+
+void weight_place_shape(const struct weight_place *place, uint32_t n_experts, uint32_t *n_dims,
+                        uint64_t dims[TENSOR_MAX_DIMS])
+{
+    uint32_t last = *n_dims - 1, out = last > 0 ? last - 1 : 0;
+    if (place->part != PART_ALL) dims[out] *= 2;
+    if (place->transposed && last > 0) {
+        uint64_t swap = dims[last];
+        dims[last] = dims[out];
+        dims[out] = swap;
+    }
+    if (place->scales != NULL) {
+        assert(!place->transposed);
+        dims[last] = dims[last] / 32;
+        dims[++last] = 16;
+    }
+    if (place->stacked) {
+        assert(last + 1 < TENSOR_MAX_DIMS);
+        memmove(dims + 1, dims, (last + 1) * sizeof *dims);
+        dims[0] = n_experts;
+        last++;
+    }
+    *n_dims = last + 1;
+}
+
+void weight_name(const char *pattern, uint32_t layer, uint32_t expert, char out[WEIGHT_NAME_MAX])
+{
+    const char *p = pattern;
     size_t n = 0;
     while (*p != '\0' && n < WEIGHT_NAME_MAX - 11) { /* room for a number of 10 digits */
         const char *end = *p == '{' ? strchr(p, '}') : NULL;
