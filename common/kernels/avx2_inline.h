@@ -19,30 +19,60 @@
  * spills them (half the speed). */
 #define KEEP(v) __asm__("" : "+x"(v))
 
-/* exp_inline, eight at a time. minps and maxps give their second operand when one is NaN. */
-ALWAYS_INLINE __m256 exp_avx2(__m256 x)
+/* exp_reduce, eight at a time. */
+ALWAYS_INLINE __m256 exp_reduce_avx2(__m256 x, __m256 *t)
 {
-    x = _mm256_min_ps(x, _mm256_set1_ps(EXP_MAX));
-    x = _mm256_max_ps(x, _mm256_set1_ps(EXP_MIN));
     const __m256 magic = _mm256_set1_ps(EXP_MAGIC);
-    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(EXP_LOG2E), magic);
-    __m256 n = _mm256_sub_ps(t, magic);
+    *t = _mm256_fmadd_ps(x, _mm256_set1_ps(EXP_LOG2E), magic);
+    __m256 n = _mm256_sub_ps(*t, magic);
     __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-EXP_LN2_HI), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-EXP_LN2_LO), r);
+    return _mm256_fmadd_ps(n, _mm256_set1_ps(-EXP_LN2_LO), r);
+}
+
+ALWAYS_INLINE __m256 exp_poly_avx2(__m256 r)
+{
     __m256 p = _mm256_set1_ps(EXP_C6);
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C5));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C4));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C3));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(EXP_C2));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    __m256i i = _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(magic));
+    return _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
+}
+
+/* exp_inline, eight at a time. minps and maxps give their second operand when one is NaN. */
+ALWAYS_INLINE __m256 exp_avx2(__m256 x)
+{
+    x = _mm256_min_ps(x, _mm256_set1_ps(EXP_MAX));
+    x = _mm256_max_ps(x, _mm256_set1_ps(EXP_MIN));
+    __m256 t;
+    __m256 r = exp_reduce_avx2(x, &t);
+    __m256 p = _mm256_fmadd_ps(exp_poly_avx2(r), r, _mm256_set1_ps(1.0f));
+    __m256i i =
+        _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(_mm256_set1_ps(EXP_MAGIC)));
     __m256i h = _mm256_srai_epi32(i, 1);
     __m256i l = _mm256_sub_epi32(i, h);
     const __m256i bias = _mm256_set1_epi32(127);
     h = _mm256_slli_epi32(_mm256_add_epi32(h, bias), 23);
     l = _mm256_slli_epi32(_mm256_add_epi32(l, bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(h)), _mm256_castsi256_ps(l));
+}
+
+/* tanh_inline, eight at a time. */
+ALWAYS_INLINE __m256 tanh_avx2(__m256 x)
+{
+    const __m256 sign = _mm256_and_ps(x, _mm256_set1_ps(-0.0f)), one = _mm256_set1_ps(1.0f),
+                 two = _mm256_set1_ps(2.0f);
+    __m256 y = _mm256_mul_ps(two, _mm256_xor_ps(x, sign));
+    y = _mm256_min_ps(_mm256_set1_ps(TANH_MAX), y);
+    __m256 t;
+    __m256 r = exp_reduce_avx2(y, &t);
+    __m256i n =
+        _mm256_sub_epi32(_mm256_castps_si256(t), _mm256_castps_si256(_mm256_set1_ps(EXP_MAGIC)));
+    __m256 scale =
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+    __m256 e =
+        _mm256_fmadd_ps(scale, _mm256_mul_ps(exp_poly_avx2(r), r), _mm256_sub_ps(scale, one));
+    return _mm256_or_ps(_mm256_div_ps(e, _mm256_add_ps(e, two)), sign);
 }
 
 ALWAYS_INLINE __m256 load_bf16_avx2(const uint16_t *p)

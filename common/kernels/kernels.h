@@ -68,6 +68,44 @@ void packed_clear_padding(const struct packed *w);
 /* One Q8_0 block of a file (34 bytes: f16 scale, 32 int8) from 32 values, as ggml's reference does. */
 void q8_0_quantize_block(const float *x, uint8_t *out);
 
+/* ---- attention -------------------------------------------------------------------------------- */
+
+#define ATTENTION_TOKENS 64u /* of a block of the cache */
+
+/* What all rows of a call share. */
+struct attention_shape {
+    bool kv_bf16; /* elements of keys and values: bf16 or f32 */
+    uint32_t key_dim, value_dim;
+    float scale;    /* a score is scale * (q . key) */
+    float soft_cap; /* then soft_cap * tanh(score / soft_cap); 0: no cap */
+};
+
+/* One query: the softmax over the blocks that it has met so far, and what it sees of the next one. */
+struct attention_row {
+    const float *q; /* [key_dim] */
+    float *
+        o; /* [value_dim] sums so far, not divided; neither read nor written before its first block */
+    float m, l; /* maximum and sum so far; l = 0: no block yet */
+    uint32_t first,
+        visible; /* tokens [first, first + visible) of the block; visible 0: the row is left alone */
+};
+
+/* Before a row's first block. */
+static inline void attention_row_start(struct attention_row *r, const float *q, float *o)
+{
+    *r = (struct attention_row){.q = q, .o = o};
+}
+
+/* The same with a sink, a logit that counts in the softmax and has no value: a block of its own, ahead of all. It is
+ * neither scaled nor capped. */
+static inline void attention_row_start_sink(struct attention_row *r, const float *q, float *o,
+                                            uint32_t value_dim, float sink)
+{
+    *r = (struct attention_row){.q = q, .o = o, .m = sink, .l = 1.0f};
+    for (uint32_t i = 0; i < value_dim; i++)
+        o[i] = 0.0f;
+}
+
 /* ---- the table -------------------------------------------------------------------------------- */
 
 /* All pointers are set. Wide panel ranges are best: rows of bf16 are upcast once per matmul call. */
@@ -87,30 +125,51 @@ struct kernels {
 
     /* r = 1 / sqrt(Reduce16(x*x) / n + eps); out = (x * r) * w. In place allowed. */
     void (*rmsnorm)(const float *x, const float *w, uint32_t n, float eps, float *out); /* n >= 1 */
-    /* out[i] = (g[i] / (1 + exp(-g[i]))) * u[i] */
+    /* mean = Reduce16(x) / n (plain additions); d = x - mean; r = 1 / sqrt(Reduce16(d*d) / n + eps);
+     * out = ((d * r) * w) + b, each step rounded, nothing fused but d*d into its sum. b may be NULL: no addition.
+     * In place allowed. n >= 1. */
+    void (*layernorm)(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                      float *out);
+
+    /* Activations (kernels_activate picks one). In place allowed, over g or u. NaN in gives NaN out.
+     *   swiglu          out = (g / (1 + exp(-g))) * u
+     *   swiglu_clamped  g = min(g, limit); u = clamp(u, -limit, limit); out = (g / (1 + exp(-(1.702 * g)))) * (u + 1)
+     *   geglu_tanh      out = (g / (1 + exp(-(g * fma(g*g, 0x1.2444f2p-4, 0x1.988454p+0))))) * u
+     *                   which is gelu_tanh(g) * u, as (1 + tanh z) / 2 = 1 / (1 + exp(-2z)); the constants are
+     *                   2 sqrt(2/pi) * 0.044715 and 2 sqrt(2/pi). So small results keep their digits.
+     *   relu            out = max(g, 0), +0 for -0 */
     void (*swiglu)(const float *g, const float *u, size_t n, float *out);
+    void (*swiglu_clamped)(const float *g, const float *u, size_t n, float limit, float *out);
+    void (*geglu_tanh)(const float *g, const float *u, size_t n, float *out);
+    void (*relu)(const float *g, size_t n, float *out);
+
     /* acc[i] = fma(gate, y[i], acc[i]), y f32 or bf16 */
     void (*axpy_f32)(float gate, const float *y, size_t n, float *acc);
     void (*axpy_bf16)(float gate, const uint16_t *y, size_t n, float *acc);
-    void (*add)(const float *x, size_t n, float *acc); /* acc += x */
+    void (*add)(const float *x, size_t n, float *acc); /* acc += x; biases too */
+    void (*scale)(float *x, size_t n, float factor);   /* x *= factor */
+    void (*soft_cap)(float *x, size_t n, float cap);   /* x = cap * tanh(x / cap), true division */
 
     /* Rotate the first 2*half values of x: pairs (i, i + half); c, s [half] f32.
      * x0' = fma(x0, c, -(x1 * s)); x1' = fma(x1, c, x0 * s) */
     void (*rope_half)(float *x, uint32_t half, const float *c, const float *s);
 
-    /* One key block of 64 tokens, `visible` >= 1 of them from `first` on are seen (others masked).
-     * keys: panels of 16 tokens, [4][key_dim][16]; values [64][value_dim]; elements f32 or bf16 (kv_bf16).
-     * q [key_dim] f32. Computes s_t = scale * chain fma over key_dim; m = max over visible;
-     * p_t = exp(s_t - m); l = sum ascending t; o[value_dim] = chain fma(p_t, v_t) ascending t from +0.
-     * Maximum, l and o go over visible tokens only: what memory holds for the masked ones, even NaN, is not
-     * looked at. A NaN score is no maximum, and its p is infinite, so that l and o are not finite. */
-    void (*attention_block)(const float *q, const void *keys, const void *values, bool kv_bf16,
-                            uint32_t key_dim, uint32_t value_dim, uint32_t first, uint32_t visible,
-                            float scale, float *m, float *l, float *o);
-    /* Merge block (m_b, l_b, o_b) into the running (m, l, o):
-     * m' = max(m, m_b); a = exp(m - m'); b = exp(m_b - m'); l = fma(l, a, l_b*b); o = fma(o, a, o_b*b). */
-    void (*attention_merge)(float *m, float *l, float *o, float m_b, float l_b, const float *o_b,
-                            uint32_t value_dim);
+    /* The same for pairs (2i, 2i + 1). */
+    void (*rope_pairs)(float *x, uint32_t half, const float *c, const float *s);
+
+    /* One block of the cache met by n rows; each row's bits are those of the row alone, whatever the others are or see.
+     * keys: panels of 16 tokens, [4][key_dim][16]; values [64][value_dim], or NULL: a token's value is the first
+     * value_dim (<= key_dim) numbers of its key (MLA), the bits are those of the same numbers stored apart.
+     * For each row, over the tokens t that it sees:
+     *   s_t = scale * chain fma over key_dim ascending from +0; soft cap
+     *   m_b = max s_t; p_t = exp(s_t - m_b); l_b = sum ascending t; o_b = chain fma(p_t, v_t) ascending t from +0
+     * A row without a block yet (l = 0) takes (m_b, l_b, o_b) as they are; else
+     *   m' = max(m, m_b); a = exp(m - m'); b = exp(m_b - m'); l = fma(l, a, l_b*b); o = fma(o, a, o_b*b).
+     * After the last block: scale_div(o, value_dim, l).
+     * What memory holds for tokens a row does not see, even NaN, does not matter. A NaN score is no maximum, and its p is
+     * infinite, so that l and o are not finite. Rows' o must not overlap. */
+    void (*attention_block)(const struct attention_shape *shape, struct attention_row *rows,
+                            uint32_t n, const void *keys, const void *values);
     void (*scale_div)(float *o, uint32_t n, float l); /* o[i] = o[i] / l */
 
     /* max over n (order-free, NaN is none), then Reduce16 of exp(x - max): logsumexp parts for logprobs. */
@@ -133,8 +192,41 @@ enum err_code kernels_pick(const char *wanted, const struct kernels **out, struc
 /* Every table of this build, the slowest first, whether or not this CPU can run it; NULL past the last. */
 const struct kernels *kernels_variant(uint32_t i);
 
+/* What an expert or a dense layer does between its products. */
+enum activation {
+    ACTIVATION_SWIGLU,
+    ACTIVATION_SWIGLU_CLAMPED, /* limit */
+    ACTIVATION_GEGLU_TANH,
+    ACTIVATION_RELU, /* of g; there is no u, it may be NULL */
+};
+
+static inline void kernels_activate(const struct kernels *k, enum activation a, float limit,
+                                    const float *g, const float *u, size_t n, float *out)
+{
+    switch (a) {
+    case ACTIVATION_SWIGLU:
+        k->swiglu(g, u, n, out);
+        break;
+    case ACTIVATION_SWIGLU_CLAMPED:
+        k->swiglu_clamped(g, u, n, limit, out);
+        break;
+    case ACTIVATION_GEGLU_TANH:
+        k->geglu_tanh(g, u, n, out);
+        break;
+    case ACTIVATION_RELU:
+        k->relu(g, n, out);
+        break;
+    }
+}
+
 /* One exp for all (kernels.md section 3), the same bits as in the vector kernels. */
 float kernels_exp(float x);
+
+/* tanh by that exp (README), the same bits as in the vector kernels; NaN stays NaN. */
+float kernels_tanh(float x);
+
+/* 1 / (1 + exp(-x)); NaN stays NaN. */
+float kernels_sigmoid(float x);
 
 /* cos and sin of the f32 angle, computed in double by our own polynomial, rounded to f32; any finite angle. */
 void kernels_cos_sin(float angle, float *c, float *s);

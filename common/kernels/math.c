@@ -1,4 +1,4 @@
-/* exp, cos, sin and log without libm, whose variants differ between machines. Only fma, which is exact to the
+/* exp, tanh, cos, sin and log without libm, whose variants differ between machines. Only fma, which is exact to the
  * last bit everywhere, is called. */
 #include <math.h>
 
@@ -8,6 +8,17 @@
 float kernels_exp(float x)
 {
     return exp_inline(x);
+}
+
+float kernels_tanh(float x)
+{
+    return tanh_inline(x);
+}
+
+float kernels_sigmoid(float x)
+{
+    if (x != x) return x; /* exp takes NaN for a large number */
+    return 1.0f / (1.0f + exp_inline(-x));
 }
 
 /* ---- cos and sin ---- */

@@ -26,10 +26,47 @@ void rmsnorm_ref(const float *x, const float *w, uint32_t n, float eps, float *o
         out[i] = x[i] * r * w[i];
 }
 
+void layernorm_ref(const float *x, const float *w, const float *b, uint32_t n, float eps,
+                   float *out)
+{
+    float lane[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++)
+        lane[i % LANES] += x[i];
+    const float mean = fold(lane) / (float)n;
+    float square[LANES] = {0};
+    for (uint32_t i = 0; i < n; i++) {
+        float d = x[i] - mean;
+        square[i % LANES] = fmaf(d, d, square[i % LANES]);
+    }
+    const float r = 1.0f / sqrtf(fold(square) / (float)n + eps);
+    for (uint32_t i = 0; i < n; i++) {
+        float y = (x[i] - mean) * r * w[i];
+        out[i] = b != NULL ? y + b[i] : y;
+    }
+}
+
 void swiglu_ref(const float *g, const float *u, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++)
-        out[i] = g[i] / (1.0f + exp_inline(-g[i])) * u[i];
+        out[i] = swiglu_inline(g[i], u[i]);
+}
+
+void swiglu_clamped_ref(const float *g, const float *u, size_t n, float limit, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = swiglu_clamped_inline(g[i], u[i], limit);
+}
+
+void geglu_tanh_ref(const float *g, const float *u, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = geglu_tanh_inline(g[i], u[i]);
+}
+
+void relu_ref(const float *g, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++)
+        out[i] = relu_inline(g[i]);
 }
 
 void axpy_f32_ref(float gate, const float *y, size_t n, float *acc)
@@ -50,12 +87,33 @@ void add_ref(const float *x, size_t n, float *acc)
         acc[i] += x[i];
 }
 
+void scale_ref(float *x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+void soft_cap_ref(float *x, size_t n, float cap)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = cap * tanh_inline(x[i] / cap);
+}
+
 void rope_half_ref(float *x, uint32_t half, const float *c, const float *s)
 {
     for (uint32_t i = 0; i < half; i++) {
         float x0 = x[i], x1 = x[i + half];
         x[i] = fmaf(x0, c[i], -(x1 * s[i]));
         x[i + half] = fmaf(x1, c[i], x0 * s[i]);
+    }
+}
+
+void rope_pairs_ref(float *x, uint32_t half, const float *c, const float *s)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        float x0 = x[2 * i], x1 = x[2 * i + 1];
+        x[2 * i] = fmaf(x0, c[i], -(x1 * s[i]));
+        x[2 * i + 1] = fmaf(x1, c[i], x0 * s[i]);
     }
 }
 

@@ -77,54 +77,58 @@ void attention_store_row(const struct stage *st, uint32_t row)
     }
 }
 
-/* One kv head of one row: its query heads, block by block, so that a block is read once for all of them. */
-static void attend(const struct stage *st, uint32_t row, uint32_t kv_head, unsigned worker)
+#define HEADS_TOGETHER 16u
+
+/* Query heads [head, head + n) of one kv head of one row, block by block, so that a block is read once for all of them. */
+static void attend_heads(const struct stage *st, uint32_t row, uint32_t kv_head, uint32_t head,
+                         uint32_t n)
 {
     const struct model *m = st->p->m;
     const struct hparams *hp = m->hp;
-    const uint32_t width = hp->head_dim, group = hp->n_heads / hp->n_kv_heads;
+    const uint32_t width = hp->head_dim;
     const struct model_row *r = &st->p->b.rows[row];
-    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width +
-                     (size_t)kv_head * group * width;
-    float *out = st->p->b.attended + ((size_t)row * hp->n_heads + (size_t)kv_head * group) * width;
-    /* Of this worker: [group] maxima, [group] sums, then one head's output of a block. */
-    float *max = st->p->b.block_out + (size_t)worker * (2 * hp->n_heads + width),
-          *sum = max + group;
-    float *block_out = sum + group;
+    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width;
+    float *out = st->p->b.attended + (size_t)row * hp->n_heads * width;
+    const struct attention_shape shape = {
+        .kv_bf16 = m->kv_bf16, .key_dim = width, .value_dim = width, .scale = m->score_scale};
+    struct attention_row rows[HEADS_TOGETHER];
+    for (uint32_t h = 0; h < n; h++)
+        attention_row_start(&rows[h], q + (size_t)(head + h) * width,
+                            out + (size_t)(head + h) * width);
 
     uint32_t last = r->position, first = 0;
     if (hp->sliding_window > 0 && last >= hp->sliding_window) first = last - hp->sliding_window + 1;
-    uint32_t first_block = first / KV_BLOCK_TOKENS;
-    for (uint32_t b = first_block; b <= last / KV_BLOCK_TOKENS; b++) {
+    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= last / KV_BLOCK_TOKENS; b++) {
         uint32_t base = b * KV_BLOCK_TOKENS;
         uint32_t from = first > base ? first - base : 0;
         uint32_t to = last - base < KV_BLOCK_TOKENS ? last - base + 1 : KV_BLOCK_TOKENS;
-        const uint8_t *keys = kv_keys(st->kv, r->blocks[b], st->layer_index, kv_head);
-        const uint8_t *values = kv_values(st->kv, r->blocks[b], st->layer_index, kv_head);
-        for (uint32_t h = 0; h < group; h++) {
-            float *o = out + (size_t)h * width;
-            if (b == first_block) {
-                m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width,
-                                            width, from, to - from, m->score_scale, &max[h],
-                                            &sum[h], o);
-                continue;
-            }
-            float max_b, sum_b;
-            m->kernels->attention_block(q + (size_t)h * width, keys, values, m->kv_bf16, width,
-                                        width, from, to - from, m->score_scale, &max_b, &sum_b,
-                                        block_out);
-            m->kernels->attention_merge(&max[h], &sum[h], o, max_b, sum_b, block_out, width);
+        for (uint32_t h = 0; h < n; h++) {
+            rows[h].first = from;
+            rows[h].visible = to - from;
         }
+        m->kernels->attention_block(&shape, rows, n,
+                                    kv_keys(st->kv, r->blocks[b], st->layer_index, kv_head),
+                                    kv_values(st->kv, r->blocks[b], st->layer_index, kv_head));
     }
-    for (uint32_t h = 0; h < group; h++)
-        m->kernels->scale_div(out + (size_t)h * width, width, sum[h]);
+    for (uint32_t h = 0; h < n; h++)
+        m->kernels->scale_div(rows[h].o, width, rows[h].l);
+}
+
+static void attend(const struct stage *st, uint32_t row, uint32_t kv_head)
+{
+    const struct hparams *hp = st->p->m->hp;
+    const uint32_t group = hp->n_heads / hp->n_kv_heads;
+    for (uint32_t h = 0; h < group; h += HEADS_TOGETHER)
+        attend_heads(st, row, kv_head, kv_head * group + h,
+                     group - h < HEADS_TOGETHER ? group - h : HEADS_TOGETHER);
 }
 
 static void attend_task(void *ctx, uint32_t task, unsigned worker)
 {
+    (void)worker;
     const struct stage *st = ctx;
     uint32_t heads = st->p->m->hp->n_kv_heads;
-    attend(st, task / heads, task % heads, worker);
+    attend(st, task / heads, task % heads);
 }
 
 void attention_run(const struct stage *st, struct workers *w)

@@ -1,4 +1,4 @@
-/* exp, cos, sin and log against the C library in double. */
+/* exp, tanh, cos, sin and log against the C library in double. */
 // links: kernels
 #include <float.h>
 
@@ -55,14 +55,16 @@ Test(math, exp_has_these_bits)
 static void expect_vector_exp(const struct kernels *v, const float x[63])
 {
     static float values[64 * 64];
-    float keys[64], o[64], m, l;
+    float keys[64], o[64];
     const float q = 1.0f;
+    const struct attention_shape shape = {.key_dim = 1, .value_dim = 64, .scale = 1.0f};
+    struct attention_row row = {.q = &q, .o = o, .visible = 64};
     for (int t = 0; t < 64; t++) {
         keys[t] = t < 63 ? x[t] : 0.0f;
         values[65 * t] = 1.0f;
     }
-    v->attention_block(&q, keys, values, false, 1, 64, 0, 64, 1.0f, &m, &l, o);
-    cr_assert_eq(m, 0.0f);
+    v->attention_block(&shape, &row, 1, keys, values);
+    cr_assert_eq(row.m, 0.0f);
     for (int t = 0; t < 64; t++)
         cr_assert_eq(f32_bits(o[t]), f32_bits(kernels_exp(keys[t])),
                      "%s exp(%a): %a, one by one %a", v->name, (double)keys[t], (double)o[t],
@@ -89,6 +91,50 @@ Test(math, exp_has_the_same_bits_inside_vector_kernels)
             if (n == 0) expect_vector_exp(v, x);
         }
     }
+}
+
+Test(math, tanh_is_within_a_few_units_of_the_last_place)
+{
+    double worst = 0;
+    for (uint32_t u = 1; u < f32_bits(30.0f); u += 331) {
+        float x = f32_from_bits(u), y = kernels_tanh(x);
+        worst = fmax(worst, ulps(y, tanh((double)x)));
+        cr_assert(f32_bits(kernels_tanh(-x)) == (f32_bits(y) ^ 0x80000000u));
+        cr_assert(y <= 1.0f);
+    }
+    cr_expect_lt(worst, 3.4, "worst error %g ulp", worst);
+    cr_expect_gt(worst, 1.0, "a dense range was expected");
+    cr_expect(kernels_tanh(INFINITY) == 1.0f && kernels_tanh(-INFINITY) == -1.0f);
+    cr_expect(kernels_tanh(10.0f) == 1.0f && kernels_tanh(3e38f) == 1.0f);
+    cr_expect(f32_bits(kernels_tanh(-0.0f)) == 0x80000000u && kernels_tanh(1e-45f) == 1e-45f);
+    cr_expect(isnan(kernels_tanh(NAN)) && isnan(kernels_tanh(-NAN)));
+}
+
+Test(math, tanh_has_the_same_bits_inside_vector_kernels)
+{
+    EACH_VARIANT(v)
+    {
+        float x[19] = {NAN, INFINITY, -INFINITY, -0.0f, 0.0f, 1e-45f}, y[19];
+        for (uint32_t u = 0; u < 0x7f800000u; u += 997 * 19) {
+            for (uint32_t i = u > 0 ? 0 : 6; i < 19; i++)
+                x[i] = f32_from_bits((u + 997 * i) | i << 31);
+            memcpy(y, x, sizeof y);
+            v->soft_cap(y, 19, 1.0f);
+            for (uint32_t i = 0; i < 19; i++)
+                cr_assert(same_f32(y[i], kernels_tanh(x[i])), "%s tanh(%a)", v->name, (double)x[i]);
+        }
+    }
+}
+
+Test(math, sigmoid_is_right)
+{
+    for (float x = -80; x < 80; x += 0.13f) {
+        double right = 1 / (1 + exp(-(double)x));
+        cr_assert_float_eq(kernels_sigmoid(x), right, 3 * 0x1p-24 * right, "sigmoid(%g)",
+                           (double)x);
+    }
+    cr_expect(kernels_sigmoid(INFINITY) == 1.0f && kernels_sigmoid(-INFINITY) == 0.0f);
+    cr_expect(isnan(kernels_sigmoid(NAN)));
 }
 
 static void check_angle(float angle, double *worst)

@@ -55,15 +55,23 @@ Test(vectors, every_variant_gives_the_bits_of_the_reference)
                 half[i] = bf16_from_f32(y[i]);
             COMPARE(n, k->rmsnorm(x, y, n, 1e-6f, out));
             COMPARE(n, (memcpy(out, x, n * 4), k->rmsnorm(out, y, n, 1e-6f, out)));
+            COMPARE(n, k->layernorm(x, y, NULL, n, 1e-6f, out));
+            COMPARE(n, k->layernorm(x, y, input[2], n, 1e-5f, out));
+            COMPARE(n, (memcpy(out, x, n * 4), k->layernorm(out, y, input[2], n, 1e-5f, out)));
             COMPARE(n, k->swiglu(x, y, n, out));
+            COMPARE(n, (memcpy(out, y, n * 4), k->swiglu(x, out, n, out)));
+            COMPARE(n, k->swiglu_clamped(x, y, n, 0.7f, out));
+            COMPARE(n, k->geglu_tanh(x, y, n, out));
+            COMPARE(n, k->relu(x, n, out));
+            COMPARE(n, k->scale(out, n, x[0]));
+            COMPARE(n, k->soft_cap(out, n, 0.3f));
             COMPARE(n, k->axpy_f32(x[0], y, n, out));
             COMPARE(n, k->axpy_bf16(x[0], half, n, out));
             COMPARE(n, k->add(x, n, out));
             COMPARE(n, k->scale_div(out, n, x[0]));
-            COMPARE(n, k->attention_merge(&out[0], &out[n - 1], input[2], x[0], fabsf(y[0]),
-                                          input[1], 0));
             COMPARE(2, k->softmax_parts(x, n, &out[0], &out[1]));
             if (2 * n <= MAX_N) COMPARE(2 * n, k->rope_half(out, n, x, y));
+            if (2 * n <= MAX_N) COMPARE(2 * n, k->rope_pairs(out, n, x, y));
         }
 }
 
@@ -245,5 +253,169 @@ Test(vectors, swiglu_is_right)
         v->swiglu(g, u, 8, out);
         cr_expect(out[0] == 0 && out[1] == 200 && out[2] == 0 && out[4] == INFINITY &&
                   isnan(out[6]));
+    }
+}
+
+/* What is computed, in double. */
+static double silu(double g)
+{
+    return g / (1 + exp(-g));
+}
+
+static double clamped(double g, double u)
+{
+    g = fmin(g, 7);
+    u = fmax(fmin(u, 7), -7);
+    return g / (1 + exp(-1.702 * g)) * (u + 1);
+}
+
+static double gelu_tanh(double z)
+{
+    /* 0.5 z (1 + tanh y) without its cancellation */
+    const double y = 0.7978845608028654 * (z + 0.044715 * z * z * z);
+    return z < 0 ? z * exp(2 * y) / (1 + exp(2 * y)) : 0.5 * z * (1 + tanh(y));
+}
+
+Test(vectors, activations_are_right)
+{
+    for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+        const struct kernels *v = runnable(kernels_variant(i));
+        if (v == NULL) continue;
+        for (float g = -12; g < 12; g += 0.0137f)
+            for (float u = -9; u < 9; u += 5.77f) {
+                float gs[9], us[9], out[9];
+                for (int j = 0; j < 9; j++)
+                    gs[j] = g + 0.01f * (float)j, us[j] = u;
+                for (enum activation a = 0; a <= ACTIVATION_RELU; a++) {
+                    kernels_activate(v, a, 7.0f, gs, a == ACTIVATION_RELU ? NULL : us, 9, out);
+                    for (int j = 0; j < 9; j++) {
+                        const double z = (double)gs[j], up = (double)us[j];
+                        const double right[] = {silu(z) * up, clamped(z, up), gelu_tanh(z) * up,
+                                                z > 0 ? z : 0};
+                        /* The exponent's rounding is relative to it; 8 ulp of the largest result otherwise. */
+                        const double loose = (8 + 2 * z * z) * 0x1p-24;
+                        cr_assert_float_eq(out[j], right[a], loose * fabs(right[a]) + 1e-30,
+                                           "%s %d(%g, %g): %g, not %g", v->name, (int)a, z, up,
+                                           (double)out[j], right[a]);
+                    }
+                }
+            }
+    }
+}
+
+Test(vectors, activations_let_no_nan_disappear)
+{
+    for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+        const struct kernels *v = runnable(kernels_variant(i));
+        if (v == NULL) continue;
+        for (int at = 0; at < 17; at++)
+            for (enum activation a = 0; a <= ACTIVATION_RELU; a++) {
+                float g[17], u[17], out[17];
+                for (int side = 0; side < (a == ACTIVATION_RELU ? 1 : 2); side++) {
+                    for (int j = 0; j < 17; j++)
+                        g[j] = u[j] = 0.5f;
+                    (side ? u : g)[at] = at % 2 ? NAN : -NAN;
+                    kernels_activate(v, a, 7.0f, g, u, 17, out);
+                    for (int j = 0; j < 17; j++)
+                        cr_assert_eq(isnan(out[j]) != 0, j == at, "%s %d", v->name, (int)a);
+                }
+            }
+        float ends[9] = {INFINITY, 3e38f, 1e30f, 200, -200, -1e30f, -3e38f, -0.0f, 0},
+              ones[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1}, out[9];
+        v->geglu_tanh(ends, ones, 9, out);
+        cr_expect(out[0] == INFINITY && out[1] == 3e38f && out[3] == 200);
+        for (int j = 4; j < 9; j++)
+            cr_expect_eq(out[j], 0.0f, "%s", v->name);
+        v->swiglu_clamped(ends, ones, 9, 7.0f, out);
+        cr_expect_float_eq(out[0], 14.0f, 1e-4);
+        cr_expect(out[0] == out[1] && out[0] == out[3] && out[4] == 0 && out[5] == 0);
+        v->relu(ends, 9, out);
+        cr_expect(out[0] == INFINITY && out[4] == 0 && f32_bits(out[7]) == 0);
+    }
+}
+
+Test(vectors, layernorm_is_right_and_spelled_out)
+{
+    uint64_t state = 16;
+    const uint32_t n = 53;
+    draw(n, NUM_PLAIN, &state);
+    for (uint32_t j = 0; j < n; j++)
+        input[0][j] = input[0][j] * 0.1f + 3.0f; /* a mean well beyond the spread */
+    float lane[16] = {0}, square[16] = {0};
+    for (uint32_t j = 0; j < n; j++)
+        lane[j & 15] += input[0][j];
+    for (uint32_t half = 8; half > 0; half /= 2)
+        for (uint32_t j = 0; j < half; j++)
+            lane[j] += lane[j + half];
+    const float mean = lane[0] / 53.0f;
+    double sum = 0, squares = 0;
+    for (uint32_t j = 0; j < n; j++) {
+        volatile float d = input[0][j] - mean;
+        square[j & 15] = fmaf(d, d, square[j & 15]);
+        sum += (double)input[0][j];
+    }
+    for (uint32_t half = 8; half > 0; half /= 2)
+        for (uint32_t j = 0; j < half; j++)
+            square[j] += square[j + half];
+    volatile float var = square[0] / 53.0f;
+    volatile float r = 1.0f / sqrtf(var + 1e-5f);
+    for (uint32_t j = 0; j < n; j++)
+        squares += pow((double)input[0][j] - sum / n, 2);
+    for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+        const struct kernels *v = runnable(kernels_variant(i));
+        if (v == NULL) continue;
+        float out[MAX_N];
+        v->layernorm(input[0], input[1], input[2], n, 1e-5f, out);
+        for (uint32_t j = 0; j < n; j++) {
+            volatile float d = input[0][j] - mean;
+            volatile float y = d * r;
+            y = y * input[1][j];
+            y = y + input[2][j];
+            cr_assert(same_f32(out[j], y), "%s [%u]", v->name, j);
+            const double right =
+                ((double)input[0][j] - sum / n) / sqrt(squares / n + 1e-5) * (double)input[1][j] +
+                (double)input[2][j];
+            cr_assert_float_eq(out[j], right, 2e-5, "%s [%u]", v->name, j);
+        }
+    }
+}
+
+Test(vectors, pairs_turn_as_halves_do)
+{
+    uint64_t state = 17;
+    for (uint32_t half = 1; half < 70; half++) {
+        draw(half, NUM_WIDE, &state);
+        const float *c = input[0], *s = input[1];
+        for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+            const struct kernels *v = runnable(kernels_variant(i));
+            if (v == NULL) continue;
+            float halves[140], pairs[140];
+            for (uint32_t j = 0; j < half; j++) {
+                pairs[2 * j] = halves[j] = input[2][j];
+                pairs[2 * j + 1] = halves[j + half] = input[3][j];
+            }
+            v->rope_half(halves, half, c, s);
+            v->rope_pairs(pairs, half, c, s);
+            for (uint32_t j = 0; j < half; j++)
+                cr_assert(same_f32(pairs[2 * j], halves[j]) &&
+                          same_f32(pairs[2 * j + 1], halves[j + half]));
+        }
+    }
+}
+
+Test(vectors, soft_caps_are_right)
+{
+    for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+        const struct kernels *v = runnable(kernels_variant(i));
+        if (v == NULL) continue;
+        for (float x = -200; x < 200; x += 0.33f) {
+            float y[9];
+            for (int j = 0; j < 9; j++)
+                y[j] = x;
+            v->soft_cap(y, 9, 30.0f);
+            const double right = 30 * tanh((double)x / 30);
+            for (int j = 0; j < 9; j++)
+                cr_assert_float_eq(y[j], right, 5 * 0x1p-23 * fabs(right));
+        }
     }
 }
