@@ -1,4 +1,5 @@
-/* The computation of experts: y = down(silu(gate x) * up x) for the rows of several experts at once.
+/* The computation of experts: y = down(act(gate x, up x)), with biases where the model has them, for the rows of several
+ * experts at once.
  *
  * Tasks are cut into pieces of rows, pieces are gathered into waves that fit the scratch. Per wave there are two
  * joins over flat lists (gate and up of all pieces; down of all pieces) and one over the rows after each.
@@ -18,6 +19,7 @@
 struct expert_piece {
     const struct expert_task *task;
     const struct expert *expert;
+    struct packed gate, up, down;
     uint32_t first, m; /* rows [first, first + m) of the task */
     uint32_t row0;
     struct rows in, mid;
@@ -25,6 +27,7 @@ struct expert_piece {
 
 struct wave {
     struct expert_store *s;
+    const struct expert_geometry *g;
     struct expert_piece *pieces;
     uint32_t n_pieces, n_rows;
     float *gate, *up, *out; /* [n_rows, F], [n_rows, F], [n_rows, D] */
@@ -37,23 +40,23 @@ static size_t round_up_64(size_t n)
 }
 
 /* Scratch of one piece's rows: each of its buffers starts on a line of its own. */
-static size_t piece_bytes(const struct expert_store *s, uint32_t m)
+static size_t piece_bytes(const struct expert_geometry *g, uint32_t m)
 {
-    return rows_bytes(s->gate.input, m, s->gate.k) + rows_bytes(s->down.input, m, s->down.k) +
-           2 * (size_t)m * s->gate.n * sizeof(float) + (size_t)m * s->down.n * sizeof(float);
+    return rows_bytes(g->gate.input, m, g->gate.k) + rows_bytes(g->down.input, m, g->down.k) +
+           2 * (size_t)m * g->gate.n * sizeof(float) + (size_t)m * g->down.n * sizeof(float);
 }
 
-static uint32_t piece_rows(const struct expert_store *s)
+static uint32_t piece_rows(const struct expert_geometry *g)
 {
-    size_t fit = WAVE_BYTES / piece_bytes(s, 1);
+    size_t fit = WAVE_BYTES / piece_bytes(g, 1);
     return fit < PIECE_LEAST ? PIECE_LEAST : fit > PIECE_ROWS ? PIECE_ROWS : (uint32_t)fit;
 }
 
-static size_t kernel_bytes(const struct expert_store *s)
+static size_t kernel_bytes(const struct expert_geometry *g)
 {
-    size_t in = product_scratch_bytes(&s->gate, PRODUCT_ROWS),
-           up = product_scratch_bytes(&s->up, PRODUCT_ROWS);
-    size_t down = product_scratch_bytes(&s->down, PRODUCT_ROWS);
+    size_t in = product_scratch_bytes(&g->gate, PRODUCT_ROWS),
+           up = product_scratch_bytes(&g->up, PRODUCT_ROWS);
+    size_t down = product_scratch_bytes(&g->down, PRODUCT_ROWS);
     if (up > in) in = up;
     return down > in ? down : in;
 }
@@ -95,6 +98,11 @@ static const struct expert_piece *find_piece(const struct wave *wave, uint32_t r
     return &wave->pieces[low];
 }
 
+static const float *expert_bias(const struct expert *e, size_t off)
+{
+    return (const float *)(const void *)(e->region + off);
+}
+
 static void gather_row(void *ctx, uint32_t row, unsigned worker)
 {
     (void)worker;
@@ -111,9 +119,15 @@ static void activate_row(void *ctx, uint32_t row, unsigned worker)
     (void)worker;
     const struct wave *wave = ctx;
     const struct expert_piece *piece = find_piece(wave, row);
-    size_t width = wave->s->gate.n;
-    float *gate = wave->gate + row * width;
-    wave->s->k->swiglu(gate, wave->up + row * width, width, gate);
+    const struct expert_geometry *g = wave->g;
+    const struct hparams *hp = wave->s->hp;
+    size_t width = g->gate.n;
+    float *gate = wave->gate + row * width, *up = wave->up + row * width;
+    if (hp->expert_bias) {
+        wave->s->k->add(expert_bias(piece->expert, g->gate_bias_off), width, gate);
+        wave->s->k->add(expert_bias(piece->expert, g->up_bias_off), width, up);
+    }
+    ffn_activate(wave->s->k, hp, gate, up, width);
     rows_set(wave->s->k, &piece->mid, row - piece->row0, gate);
 }
 
@@ -122,8 +136,10 @@ static void deliver_row(void *ctx, uint32_t row, unsigned worker)
     (void)worker;
     const struct wave *wave = ctx;
     const struct expert_piece *piece = find_piece(wave, row);
-    uint32_t width = wave->s->down.n;
-    const float *y = wave->out + (size_t)row * width;
+    uint32_t width = wave->g->down.n;
+    float *y = wave->out + (size_t)row * width;
+    if (wave->s->hp->expert_bias)
+        wave->s->k->add(expert_bias(piece->expert, wave->g->down_bias_off), width, y);
     void *to = piece->task->out[piece->first + row - piece->row0];
     if (wave->s->reply_bf16)
         wave->s->k->round_bf16(y, width, to);
@@ -142,17 +158,18 @@ static uint8_t *take(uint8_t **at, size_t bytes)
 static void lay_out(struct wave *wave)
 {
     struct expert_store *s = wave->s;
+    const struct expert_geometry *g = wave->g;
     uint8_t *at = s->scratch.data;
     wave->kernel.data = take(&at, wave->kernel.each * wave->kernel.n_workers);
-    wave->gate = (float *)(void *)take(&at, (size_t)wave->n_rows * s->gate.n * sizeof(float));
-    wave->up = (float *)(void *)take(&at, (size_t)wave->n_rows * s->gate.n * sizeof(float));
-    wave->out = (float *)(void *)take(&at, (size_t)wave->n_rows * s->down.n * sizeof(float));
+    wave->gate = (float *)(void *)take(&at, (size_t)wave->n_rows * g->gate.n * sizeof(float));
+    wave->up = (float *)(void *)take(&at, (size_t)wave->n_rows * g->gate.n * sizeof(float));
+    wave->out = (float *)(void *)take(&at, (size_t)wave->n_rows * g->down.n * sizeof(float));
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
-        piece->in = rows_at(take(&at, rows_bytes(s->gate.input, piece->m, s->gate.k)),
-                            s->gate.input, piece->m, s->gate.k);
-        piece->mid = rows_at(take(&at, rows_bytes(s->down.input, piece->m, s->down.k)),
-                             s->down.input, piece->m, s->down.k);
+        piece->in = rows_at(take(&at, rows_bytes(g->gate.input, piece->m, g->gate.k)),
+                            g->gate.input, piece->m, g->gate.k);
+        piece->mid = rows_at(take(&at, rows_bytes(g->down.input, piece->m, g->down.k)),
+                             g->down.input, piece->m, g->down.k);
     }
     assert((size_t)(at - s->scratch.data) <= s->scratch.bytes);
 }
@@ -160,28 +177,32 @@ static void lay_out(struct wave *wave)
 static void run_wave(struct wave *wave, struct workers *w)
 {
     struct expert_store *s = wave->s;
+    const struct expert_geometry *g = wave->g;
     struct product *products = s->scratch.products;
     lay_out(wave);
-    run_rows(w, wave->n_rows, s->gate.k / 4, gather_row, wave);
+    run_rows(w, wave->n_rows, g->gate.k / 4, gather_row, wave);
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
-        size_t off = (size_t)piece->row0 * s->gate.n;
+        size_t off = (size_t)piece->row0 * g->gate.n;
+        piece->gate = expert_matrix(&g->gate, piece->expert->region, 0);
+        piece->up = expert_matrix(&g->up, piece->expert->region, g->up_off);
+        piece->down = expert_matrix(&g->down, piece->expert->region, g->down_off);
         products[2 * i] = (struct product){
-            .w = &piece->expert->gate, .x = &piece->in, .y = wave->gate + off, .ldy = s->gate.n};
+            .w = &piece->gate, .x = &piece->in, .y = wave->gate + off, .ldy = g->gate.n};
         products[2 * i + 1] = (struct product){
-            .w = &piece->expert->up, .x = &piece->in, .y = wave->up + off, .ldy = s->gate.n};
+            .w = &piece->up, .x = &piece->in, .y = wave->up + off, .ldy = g->gate.n};
     }
     products_run(s->k, products, 2 * wave->n_pieces, &wave->kernel, w);
-    run_rows(w, wave->n_rows, s->gate.n, activate_row, wave);
+    run_rows(w, wave->n_rows, g->gate.n, activate_row, wave);
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
-        products[i] = (struct product){.w = &piece->expert->down,
+        products[i] = (struct product){.w = &piece->down,
                                        .x = &piece->mid,
-                                       .y = wave->out + (size_t)piece->row0 * s->down.n,
-                                       .ldy = s->down.n};
+                                       .y = wave->out + (size_t)piece->row0 * g->down.n,
+                                       .ldy = g->down.n};
     }
     products_run(s->k, products, wave->n_pieces, &wave->kernel, w);
-    run_rows(w, wave->n_rows, s->down.n / 4, deliver_row, wave);
+    run_rows(w, wave->n_rows, g->down.n / 4, deliver_row, wave);
 }
 
 /* Walks over the tasks piece by piece. */
@@ -217,15 +238,16 @@ enum err_code expert_store_run(struct expert_store *s, uint32_t layer,
                                const struct expert_task *tasks, uint32_t n_tasks, struct workers *w,
                                struct err *why)
 {
+    const struct expert_geometry *g = &s->layers[layer];
     uint64_t total = 0;
     for (uint32_t i = 0; i < n_tasks; i++) {
         assert(tasks[i].m >= 1 && expert_store_holds(s, layer, tasks[i].expert));
-        assert(tasks[i].in->format == s->gate.input && tasks[i].in->k == s->gate.k);
+        assert(tasks[i].in->format == g->gate.input && tasks[i].in->k == g->gate.k);
         total += tasks[i].m;
     }
     if (total == 0) return ERR_OK;
-    uint32_t piece_max = piece_rows(s);
-    size_t fit = WAVE_BYTES / piece_bytes(s, 1);
+    uint32_t piece_max = piece_rows(g);
+    size_t fit = WAVE_BYTES / piece_bytes(g, 1);
     uint32_t max_rows = fit < piece_max ? piece_max : fit > total ? (uint32_t)total : (uint32_t)fit;
     if (max_rows > total) max_rows = (uint32_t)total;
 
@@ -237,8 +259,9 @@ enum err_code expert_store_run(struct expert_store *s, uint32_t layer,
         fill_wave(s, layer, tasks, n_tasks, &at, max_rows, piece_max, NULL, &n_pieces, &n_rows);
         if (n_pieces > most_pieces) most_pieces = n_pieces;
     }
-    struct wave wave = {.s = s, .kernel = {.each = kernel_bytes(s), .n_workers = workers_count(w)}};
-    size_t bytes = piece_bytes(s, 1) * max_rows + ((size_t)most_pieces * 4 + 4) * 64 +
+    struct wave wave = {
+        .s = s, .g = g, .kernel = {.each = kernel_bytes(g), .n_workers = workers_count(w)}};
+    size_t bytes = piece_bytes(g, 1) * max_rows + ((size_t)most_pieces * 4 + 4) * 64 +
                    wave.kernel.each * wave.kernel.n_workers;
     enum err_code rc = grow(&s->scratch, bytes, most_pieces, why);
     if (rc != ERR_OK) return rc;

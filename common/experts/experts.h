@@ -14,7 +14,7 @@
 
 struct expert_store;
 
-/* Holds nothing at first. quantize "none" or "q8_0". */
+/* Holds nothing at first. `quantize`: plan.h. */
 enum err_code expert_store_open(const struct model_file *file, const char *quantize,
                                 const struct kernels *k, struct expert_store **out,
                                 struct err *why);
@@ -28,8 +28,9 @@ void expert_store_unload(struct expert_store *s, uint32_t layer, uint32_t expert
 bool expert_store_holds(const struct expert_store *s, uint32_t layer, uint32_t expert);
 uint32_t expert_store_count(const struct expert_store *s);
 size_t expert_store_bytes(const struct expert_store *s);      /* packed bytes held */
-size_t expert_store_bytes_each(const struct expert_store *s); /* packed bytes of one expert */
-enum row_format expert_store_rows(const struct expert_store *s);
+size_t expert_store_bytes_each(const struct expert_store *s,
+                               uint32_t layer); /* packed bytes of one expert */
+enum row_format expert_store_rows(const struct expert_store *s, uint32_t layer);
 bool expert_store_reply_bf16(
     const struct expert_store *s); /* results rounded to bf16; false for F32 models */
 

@@ -2,6 +2,8 @@
 
 #include <assert.h>
 
+#include "common/base/mem.h"
+
 /* Panels per packing task: enough work to be worth a task, few enough that the leader can pump between them. */
 #define PACK_TASK_BYTES (256u << 10)
 
@@ -9,19 +11,19 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
 {
     if (quantize == NULL) quantize = quantize_name(QUANTIZE_NONE);
     if (quantize_find(quantize, out)) return ERR_OK;
-    return err_set(why, ERR_INVALID, "quantize '%.32s' is unknown (%s, %s are known)", quantize,
-                   quantize_name(QUANTIZE_NONE), quantize_name(QUANTIZE_Q8_0));
+    return err_set(why, ERR_INVALID, "quantize '%.32s' is unknown (%s are known)", quantize,
+                   quantize_names());
 }
 
-enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
-                           struct packed *out, struct err *why)
+enum err_code matrix_shape_as(const struct tensor *t, enum dtype dtype, uint32_t n, uint32_t k,
+                              struct packed *out, struct err *why)
 {
-    assert(t->n_dims == 2 && t->dims[0] <= UINT32_MAX && t->dims[1] <= UINT32_MAX);
-    uint32_t n = (uint32_t)t->dims[0], k = (uint32_t)t->dims[1];
     enum pack_format format = PACK_F32;
     enum row_format input = ROW_F32;
-    switch (role == W_ROUTER ? DTYPE_F32 : plan_dtype(role, t, quantize)) {
+    switch (dtype) {
     case DTYPE_F32:
+        /* Numbers of fewer bits that are held as F32 take what they would take themselves. */
+        if (t->dtype != DTYPE_F32) input = ROW_BF16;
         break;
     case DTYPE_F16:
         input = ROW_BF16;
@@ -31,12 +33,9 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
         if (k % 2 == 0) format = PACK_BF16;
         input = ROW_BF16;
         break;
-    case DTYPE_Q8_0:
+    default:
         format = PACK_Q8_0;
         input = ROW_Q8;
-        break;
-    default:
-        assert(false);
         break;
     }
     if (!packed_shape(format, input, n, k, out))
@@ -45,32 +44,69 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
     return ERR_OK;
 }
 
+enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
+                           struct packed *out, struct err *why)
+{
+    assert(t->n_dims == 2 && t->dims[0] <= UINT32_MAX && t->dims[1] <= UINT32_MAX);
+    const bool router = role == W_ROUTER; /* it reads F32 rows */
+    enum err_code rc =
+        matrix_shape_as(t, router ? DTYPE_F32 : plan_dtype(role, t, quantize),
+                        (uint32_t)t->dims[0], (uint32_t)t->dims[1], out, why);
+    if (router) out->input = ROW_F32;
+    return rc;
+}
+
 struct pack_job {
     const struct packed *w;
     const struct tensor *t;
+    uint64_t first_row;
     size_t row_bytes;
     uint32_t features_each;
+    uint8_t *tmp; /* a panel's rows for each worker; NULL: they stand in the file as they are packed */
 };
 
 static void pack_task(void *ctx, uint32_t task, unsigned worker)
 {
-    (void)worker;
     const struct pack_job *job = ctx;
-    uint32_t first = task * job->features_each;
-    uint32_t left = job->w->n - first;
-    uint32_t count = left < job->features_each ? left : job->features_each;
-    pack_features(job->w, first, count, job->t->dtype,
-                  job->t->data + (size_t)first * job->row_bytes);
+    const uint32_t first = task * job->features_each, left = job->w->n - first;
+    const uint32_t count = left < job->features_each ? left : job->features_each;
+    if (job->tmp == NULL) {
+        pack_features(job->w, first, count, job->t->dtype,
+                      job->t->data + (job->first_row + first) * job->row_bytes);
+        return;
+    }
+    uint8_t *tmp = job->tmp + (size_t)worker * PANEL * job->row_bytes;
+    for (uint32_t i = 0; i < count;) {
+        uint32_t here = count - i < PANEL ? count - i : PANEL;
+        for (uint32_t j = 0; j < here; j++) {
+            uint8_t *place = tmp + j * job->row_bytes;
+            const void *row = tensor_row(job->t, job->first_row + first + i + j, place);
+            if (row != place) memcpy(place, row, job->row_bytes);
+        }
+        pack_features(job->w, first + i, here, job->t->dtype, tmp);
+        i += here;
+    }
 }
 
-void matrix_pack(const struct packed *w, const struct model_file *file, const struct tensor *t,
-                 struct workers *workers)
+enum err_code matrix_pack(const struct packed *w, const struct model_file *file,
+                          const struct tensor *t, uint64_t first_row, struct workers *workers,
+                          struct err *why)
 {
-    struct pack_job job = {.w = w, .t = t, .row_bytes = dtype_bytes(t->dtype, w->k)};
+    struct pack_job job = {
+        .w = w, .t = t, .first_row = first_row, .row_bytes = dtype_bytes(t->dtype, w->k)};
+    const bool as_they_are =
+        t->scales == NULL && t->col_stride == 0 && t->row_stride == job.row_bytes;
+    if (!as_they_are) {
+        job.tmp = mem_alloc(workers_count(workers) * PANEL * job.row_bytes);
+        if (job.tmp == NULL)
+            return err_set(why, ERR_EXHAUSTED, "no memory to pack tensor '%s'", t->name);
+    }
     size_t panel_source = job.row_bytes * PANEL;
     uint32_t panels_each = (uint32_t)(PACK_TASK_BYTES / (panel_source + 1)) + 1;
     job.features_each = panels_each * PANEL;
     packed_clear_padding(w);
     workers_run(workers, (w->n + job.features_each - 1) / job.features_each, pack_task, &job);
+    mem_free(job.tmp);
     model_file_drop(file, t);
+    return ERR_OK;
 }

@@ -157,3 +157,12 @@ void run_rows(struct workers *workers, uint32_t n, size_t work_each,
     for (uint32_t i = 0; i < n; i++)
         fn(ctx, i, 0);
 }
+
+void ffn_activate(const struct kernels *k, const struct hparams *hp, float *gate, const float *up,
+                  size_t n)
+{
+    static const enum activation kinds[] = {[FFN_SWIGLU] = ACTIVATION_SWIGLU,
+                                            [FFN_GEGLU_TANH] = ACTIVATION_GEGLU_TANH,
+                                            [FFN_SWIGLU_CLAMPED] = ACTIVATION_SWIGLU_CLAMPED};
+    kernels_activate(k, kinds[hp->activation], hp->swiglu_limit, gate, up, n, gate);
+}

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "common/kernels/kernels.h"
+#include "common/modelfile/hparams.h"
 #include "common/sys/workers.h"
 
 /* Rows per work item: bounds the kernels' scratch, and how long the leader computes without pumping. */
@@ -47,6 +48,10 @@ size_t rows_bytes(enum row_format f, uint32_t m, uint32_t k);
 
 /* A view of m rows over rows_bytes() bytes at a 64-byte aligned place. NULL: a view of nothing. */
 struct rows rows_at(void *place, enum row_format f, uint32_t m, uint32_t k);
+
+/* What the model makes of a row of gates and ups, over the gates. */
+void ffn_activate(const struct kernels *k, const struct hparams *hp, float *gate, const float *up,
+                  size_t n);
 
 /* fn for tasks 0..n-1: on the workers if the whole (work_each: values touched per task) is worth a join. */
 void run_rows(struct workers *workers, uint32_t n, size_t work_each,

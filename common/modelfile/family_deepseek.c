@@ -76,13 +76,13 @@ static void read_v3(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place latent_places[] = {
-    {ATTN "q_a_proj.weight", W_Q_A},
-    {ATTN "q_a_layernorm.weight", W_Q_A_NORM},
-    {ATTN "q_b_proj.weight", W_Q},
-    {ATTN "kv_a_proj_with_mqa.weight", W_KV_A},
-    {ATTN "kv_a_layernorm.weight", W_KV_A_NORM},
-    {ATTN "kv_b_proj.weight", W_KV_B},
-    {NULL, W_N_ROLES},
+    {ATTN "q_a_proj.weight", .role = W_Q_A},
+    {ATTN "q_a_layernorm.weight", .role = W_Q_A_NORM},
+    {ATTN "q_b_proj.weight", .role = W_Q},
+    {ATTN "kv_a_proj_with_mqa.weight", .role = W_KV_A},
+    {ATTN "kv_a_layernorm.weight", .role = W_KV_A_NORM},
+    {ATTN "kv_b_proj.weight", .role = W_KV_B},
+    {.name = NULL},
 };
 
 const struct family_rule family_deepseek = {

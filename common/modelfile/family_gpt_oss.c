@@ -29,19 +29,19 @@ static void read_gpt_oss(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place places[] = {
-    {ATTN "sinks", W_SINKS},
-    {MLP "router.weight", W_ROUTER},
-    {MLP "router.bias", W_ROUTER_BIAS},
-    {EXPERTS "gate_up_proj_blocks", W_EXPERT_GATE, EXPERTS "gate_up_proj_scales", true, .part = PART_EVEN},
-    {EXPERTS "gate_up_proj_blocks", W_EXPERT_UP, EXPERTS "gate_up_proj_scales", true, .part = PART_ODD},
-    {EXPERTS "down_proj_blocks", W_EXPERT_DOWN, EXPERTS "down_proj_scales", true},
-    {EXPERTS "gate_up_proj", W_EXPERT_GATE, .stacked = true, .transposed = true, .part = PART_EVEN},
-    {EXPERTS "gate_up_proj", W_EXPERT_UP, .stacked = true, .transposed = true, .part = PART_ODD},
-    {EXPERTS "down_proj", W_EXPERT_DOWN, .stacked = true, .transposed = true},
-    {EXPERTS "gate_up_proj_bias", W_EXPERT_GATE_BIAS, .stacked = true, .part = PART_EVEN},
-    {EXPERTS "gate_up_proj_bias", W_EXPERT_UP_BIAS, .stacked = true, .part = PART_ODD},
-    {EXPERTS "down_proj_bias", W_EXPERT_DOWN_BIAS, .stacked = true},
-    {NULL, W_N_ROLES},
+    {ATTN "sinks", .role = W_SINKS},
+    {MLP "router.weight", .role = W_ROUTER},
+    {MLP "router.bias", .role = W_ROUTER_BIAS},
+    {EXPERTS "gate_up_proj_blocks", .role = W_EXPERT_GATE, .scales = EXPERTS "gate_up_proj_scales", .stacked = true, .part = PART_EVEN},
+    {EXPERTS "gate_up_proj_blocks", .role = W_EXPERT_UP, .scales = EXPERTS "gate_up_proj_scales", .stacked = true, .part = PART_ODD},
+    {EXPERTS "down_proj_blocks", .role = W_EXPERT_DOWN, .scales = EXPERTS "down_proj_scales", .stacked = true},
+    {EXPERTS "gate_up_proj", .role = W_EXPERT_GATE, .stacked = true, .transposed = true, .part = PART_EVEN},
+    {EXPERTS "gate_up_proj", .role = W_EXPERT_UP, .stacked = true, .transposed = true, .part = PART_ODD},
+    {EXPERTS "down_proj", .role = W_EXPERT_DOWN, .stacked = true, .transposed = true},
+    {EXPERTS "gate_up_proj_bias", .role = W_EXPERT_GATE_BIAS, .stacked = true, .part = PART_EVEN},
+    {EXPERTS "gate_up_proj_bias", .role = W_EXPERT_UP_BIAS, .stacked = true, .part = PART_ODD},
+    {EXPERTS "down_proj_bias", .role = W_EXPERT_DOWN_BIAS, .stacked = true},
+    {.name = NULL},
 };
 
 const struct family_rule family_gpt_oss = {

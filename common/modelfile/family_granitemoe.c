@@ -12,11 +12,11 @@ static void read_granite(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place places[] = {
-    {MOE "router.layer.weight", W_ROUTER},
-    {MOE "input_linear.weight", W_EXPERT_GATE, .stacked = true, .part = PART_LOW},
-    {MOE "input_linear.weight", W_EXPERT_UP, .stacked = true, .part = PART_HIGH},
-    {MOE "output_linear.weight", W_EXPERT_DOWN, .stacked = true},
-    {NULL, W_N_ROLES},
+    {MOE "router.layer.weight", .role = W_ROUTER},
+    {MOE "input_linear.weight", .role = W_EXPERT_GATE, .stacked = true, .part = PART_LOW},
+    {MOE "input_linear.weight", .role = W_EXPERT_UP, .stacked = true, .part = PART_HIGH},
+    {MOE "output_linear.weight", .role = W_EXPERT_DOWN, .stacked = true},
+    {.name = NULL},
 };
 
 const struct family_rule family_granitemoe = {

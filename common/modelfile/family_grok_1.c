@@ -17,21 +17,21 @@ static void read_grok(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place places[] = {
-    {"transformer.in_out_embed.weight", W_EMBED},
-    {"transformer.rms_norm.weight", W_FINAL_NORM},
-    {LAYER "rms_norm.weight", W_ATTN_NORM},
-    {LAYER "rms_norm_1.weight", W_ATTN_POST_NORM},
-    {LAYER "rms_norm_2.weight", W_FFN_NORM},
-    {LAYER "rms_norm_3.weight", W_FFN_POST_NORM},
-    {ATTN "query.weight", W_Q},
-    {ATTN "key.weight", W_K},
-    {ATTN "value.weight", W_V},
-    {ATTN "linear.weight", W_O},
-    {LAYER "router.weight", W_ROUTER},
-    {MOE "linear.weight", W_EXPERT_GATE},
-    {MOE "linear_v.weight", W_EXPERT_UP},
-    {MOE "linear_1.weight", W_EXPERT_DOWN},
-    {NULL, W_N_ROLES},
+    {"transformer.in_out_embed.weight", .role = W_EMBED},
+    {"transformer.rms_norm.weight", .role = W_FINAL_NORM},
+    {LAYER "rms_norm.weight", .role = W_ATTN_NORM},
+    {LAYER "rms_norm_1.weight", .role = W_ATTN_POST_NORM},
+    {LAYER "rms_norm_2.weight", .role = W_FFN_NORM},
+    {LAYER "rms_norm_3.weight", .role = W_FFN_POST_NORM},
+    {ATTN "query.weight", .role = W_Q},
+    {ATTN "key.weight", .role = W_K},
+    {ATTN "value.weight", .role = W_V},
+    {ATTN "linear.weight", .role = W_O},
+    {LAYER "router.weight", .role = W_ROUTER},
+    {MOE "linear.weight", .role = W_EXPERT_GATE},
+    {MOE "linear_v.weight", .role = W_EXPERT_UP},
+    {MOE "linear_1.weight", .role = W_EXPERT_DOWN},
+    {.name = NULL},
 };
 
 const struct family_rule family_grok_1 = {

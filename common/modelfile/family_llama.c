@@ -25,11 +25,11 @@ const struct family_rule family_mistral = {
     .model_type = "mistral", .rope_theta = 1e4, .norm_eps = 1e-6, .read = read_mistral};
 
 static const struct weight_place mixtral_places[] = {
-    {MOE "gate.weight", W_ROUTER},
-    {MOE "experts.{expert}.w1.weight", W_EXPERT_GATE},
-    {MOE "experts.{expert}.w3.weight", W_EXPERT_UP},
-    {MOE "experts.{expert}.w2.weight", W_EXPERT_DOWN},
-    {NULL, W_N_ROLES},
+    {MOE "gate.weight", .role = W_ROUTER},
+    {MOE "experts.{expert}.w1.weight", .role = W_EXPERT_GATE},
+    {MOE "experts.{expert}.w3.weight", .role = W_EXPERT_UP},
+    {MOE "experts.{expert}.w2.weight", .role = W_EXPERT_DOWN},
+    {.name = NULL},
 };
 
 const struct family_rule family_mixtral = {

@@ -14,11 +14,11 @@ static void read_phimoe(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place places[] = {
-    {MOE "gate.weight", W_ROUTER},
-    {MOE "experts.{expert}.w1.weight", W_EXPERT_GATE},
-    {MOE "experts.{expert}.w3.weight", W_EXPERT_UP},
-    {MOE "experts.{expert}.w2.weight", W_EXPERT_DOWN},
-    {NULL, W_N_ROLES},
+    {MOE "gate.weight", .role = W_ROUTER},
+    {MOE "experts.{expert}.w1.weight", .role = W_EXPERT_GATE},
+    {MOE "experts.{expert}.w3.weight", .role = W_EXPERT_UP},
+    {MOE "experts.{expert}.w2.weight", .role = W_EXPERT_DOWN},
+    {.name = NULL},
 };
 
 const struct family_rule family_phimoe = {

@@ -34,11 +34,11 @@ static void read_qwen2_moe(struct json_fields *f, struct hparams *hp)
 }
 
 static const struct weight_place qwen2_moe_places[] = {
-    {MLP "shared_expert.gate_proj.weight", W_SHARED_GATE},
-    {MLP "shared_expert.up_proj.weight", W_SHARED_UP},
-    {MLP "shared_expert.down_proj.weight", W_SHARED_DOWN},
-    {MLP "shared_expert_gate.weight", W_SHARED_SWITCH},
-    {NULL, W_N_ROLES},
+    {MLP "shared_expert.gate_proj.weight", .role = W_SHARED_GATE},
+    {MLP "shared_expert.up_proj.weight", .role = W_SHARED_UP},
+    {MLP "shared_expert.down_proj.weight", .role = W_SHARED_DOWN},
+    {MLP "shared_expert_gate.weight", .role = W_SHARED_SWITCH},
+    {.name = NULL},
 };
 
 const struct family_rule family_qwen2_moe = {

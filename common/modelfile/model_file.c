@@ -220,6 +220,9 @@ static enum err_code need(struct model_file *f, enum weight_role role, uint32_t 
         return err_set(
             why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, which is not supported", name,
             weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
+    if (n_dims == 1 && (dtype_block(t->dtype) != 1 || t->dtype == DTYPE_F8_E4M3))
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, a vector must not", name,
+                       weight_role_name(role), dtype_name(t->dtype));
     return cut_view(f, &place, t, layer, expert, n_dims, dims, slot(f, role, layer, expert), why);
 }
 

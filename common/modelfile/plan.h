@@ -9,24 +9,33 @@
 #include "common/modelfile/experts_spec.h"
 #include "common/modelfile/model_file.h"
 
-enum quantize { QUANTIZE_NONE, QUANTIZE_Q8_0, QUANTIZE_N };
+enum quantize { QUANTIZE_NONE, QUANTIZE_Q8_0, QUANTIZE_Q4_0, QUANTIZE_MXFP4, QUANTIZE_N };
 
 const char *quantize_name(enum quantize q); /* "none", "q8_0": as the digest takes it */
 bool quantize_find(const char *name, enum quantize *out); /* false for any other name */
+const char *quantize_names(void);                         /* "none, q8_0, q4_0, mxfp4" */
 
-/* THE rule for loaders: the format in which a tensor is packed. Q8_0 for matrices with K a multiple of 32 when
- * asked; router, norms, biases, the embedding look-up and other matrices keep the file's type. A tied head is
- * asked for as W_HEAD and W_EMBED apart. */
+/* THE rule for loaders: the format in which a tensor is packed. Its own, if it is native; else the nearest native one. When
+ * asked, matrices in 16 or 32 bits or fp8 whose rows are a multiple of 32 are quantized; router, norms, biases and the
+ * embedding look-up never are. A tied head is asked for as W_HEAD and W_EMBED apart. */
 enum dtype plan_dtype(enum weight_role role, const struct tensor *t, enum quantize q);
+
+/* What latent attention makes of the expansion of keys, held transposed: per head [kv_rank, nope]; `t` is W_KV_B or
+ * W_K_B. Transposed blocks of numbers are no blocks any more: F32. */
+enum dtype plan_latent_key_dtype(const struct model_file *f, const struct tensor *t,
+                                 enum quantize q);
 
 /* Keys and values are held as F32 when the matrices that make them are, else BF16. */
 enum dtype plan_kv_dtype(const struct model_file *f, enum quantize q);
 
+/* Do experts answer in F32: only if all their down matrices are F32; else in BF16. */
+bool plan_reply_f32(const struct model_file *f, enum quantize q);
+
 /* Bytes of W [n, k] in panels of 16 features (kernels.h, packed_bytes): panel count rounded up to even, each panel
- * to 64 bytes; 4 bytes per weight for F32 and F16, 2 for BF16, 34/32 for Q8_0 (k a multiple of 32). */
+ * to 64 bytes. */
 uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k);
 
-/* One routed expert of a MoE layer, packed; the same for all experts of a model. */
+/* One routed expert of a MoE layer, packed, its biases included. */
 uint64_t plan_expert_bytes(const struct model_file *f, enum quantize q, uint32_t layer);
 /* The experts of a set. */
 uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q,
@@ -35,8 +44,9 @@ uint64_t plan_experts_bytes(const struct model_file *f, enum quantize q,
 /* What the coordinator holds, without cache and scratch. Bytes. */
 struct plan_coordinator {
     uint64_t embedding; /* looked up in the mapped file, in its own type */
-    uint64_t attention; /* q, k, v, o packed */
+    uint64_t attention; /* its matrices packed */
     uint64_t dense;     /* dense layers packed */
+    uint64_t shared;    /* shared experts packed */
     uint64_t router;    /* packed as F32: it reads the unrounded row */
     uint64_t head;      /* packed; a tied head is packed besides the embedding */
     uint64_t vectors;   /* norms and biases as F32 */

@@ -48,18 +48,46 @@ static void yarn_range(const struct rope_params *p, uint32_t dim, float *low, fl
     *span = (float)(last - first);
 }
 
-void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv_freq,
+/* 0.1 m ln(s) + 1: what stretching by s asks for. */
+static double yarn_magnitude(double factor, double mscale)
+{
+    return factor > 1 ? 0.1 * mscale * kernels_log(factor) + 1 : 1;
+}
+
+double rope_score_factor(const struct rope_params *p)
+{
+    if (p->kind != ROPE_YARN || !(p->mscale_all_dim > 0)) return 1;
+    double m = yarn_magnitude(p->factor, p->mscale_all_dim);
+    return m * m;
+}
+
+static double yarn_factor(const struct rope_params *p)
+{
+    if (p->attention_factor > 0) return p->attention_factor;
+    if (p->mscale > 0 && p->mscale_all_dim > 0)
+        return yarn_magnitude(p->factor, p->mscale) / yarn_magnitude(p->factor, p->mscale_all_dim);
+    return yarn_magnitude(p->factor, 1);
+}
+
+static double long_factor(const struct rope_params *p, bool beyond)
+{
+    double given = beyond ? p->long_mscale : p->short_mscale;
+    if (given > 0) return given;
+    return p->factor > 1 ? sqrt(1 + kernels_log(p->factor) / kernels_log(p->original_ctx)) : 1;
+}
+
+void rope_frequencies(const struct rope_params *p, uint32_t dim, bool beyond, float *inv_freq,
                       float *factor)
 {
     float low = 0, span = 1;
     *factor = 1.0f;
     if (p->kind == ROPE_YARN) {
-        yarn_range(p, head_dim, &low, &span);
-        double by_rule = p->factor > 1 ? 0.1 * kernels_log(p->factor) + 1 : 1;
-        *factor = (float)(p->attention_factor > 0 ? p->attention_factor : by_rule);
+        yarn_range(p, dim, &low, &span);
+        *factor = (float)yarn_factor(p);
     }
-    for (uint32_t i = 0; i < head_dim / 2; i++) {
-        float base = power(p->theta, (float)(2 * i) / (float)head_dim);
+    if (p->kind == ROPE_LONG) *factor = (float)long_factor(p, beyond);
+    for (uint32_t i = 0; i < dim / 2; i++) {
+        float base = power(p->theta, (float)(2 * i) / (float)dim);
         float inv = 1.0f / base;
         switch (p->kind) {
         case ROPE_PLAIN:
@@ -69,6 +97,12 @@ void rope_frequencies(const struct rope_params *p, uint32_t head_dim, float *inv
             break;
         case ROPE_LLAMA3:
             inv = llama3_frequency(p, inv);
+            break;
+        case ROPE_LONG:
+            inv = 1.0f / ((beyond ? p->long_factor[i] : p->short_factor[i]) * base);
+            break;
+        case ROPE_DIVISORS:
+            inv = inv / p->short_factor[i];
             break;
         case ROPE_YARN: {
             float ramp = ((float)i - low) / span;
