@@ -4,6 +4,7 @@
 #define MOESAIC_CLI_BENCH_H
 
 int bench_wire(int argc, char **argv);
+int bench_attention(int argc, char **argv);
 int bench_kernels(int argc, char **argv);
 int bench_model(int argc, char **argv);
 

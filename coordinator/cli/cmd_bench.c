@@ -16,6 +16,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *about;
 } parts[] = {
+    {"attention", bench_attention, "attention by the rows that go together"},
     {"kernels", bench_kernels, "the products beside what this CPU gives at most"},
     {"model", bench_model, "decode and prefill of a model: one process beside a cluster"},
     {"wire", bench_wire, "round trips of the gRPC stream beside raw TCP"},
@@ -49,7 +50,7 @@ int cmd_bench(int argc, char **argv)
     FILE *to = help ? stdout : stderr;
     fprintf(to, "Usage: moesaic bench PART [OPTION...]\n\n");
     for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-        fprintf(to, "  %-8s %s\n", parts[i].name, parts[i].about);
+        fprintf(to, "  %-9s %s\n", parts[i].name, parts[i].about);
     fprintf(to, "\n`moesaic bench PART --help` lists the options of one.\n");
     return help ? 0 : EXIT_USAGE;
 }
