@@ -58,7 +58,7 @@ static bool grow(void **p, size_t *cap, size_t need)
 static enum err_code gather(struct batcher *b, const struct node_batch *batch, struct rows *in,
                             struct err *why)
 {
-    enum row_format f = expert_store_rows(b->store);
+    enum row_format f = expert_store_rows(b->store, batch->layer);
     size_t data = row_data_bytes(f, b->hidden), scales = row_scale_bytes(f, b->hidden);
     size_t data_all = (data * batch->n_rows + 63) / 64 * 64;
     if (!grow((void **)&b->in, &b->cap_in, data_all + scales * batch->n_rows + 64))

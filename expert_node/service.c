@@ -289,14 +289,16 @@ static void on_assign(struct stream *st, const struct expert_request *q)
         send_holdings(s, st, ERR_EXHAUSTED, "no memory for an assignment");
         return;
     }
-    uint64_t missing = 0;
+    uint64_t missing = 0, need = 0;
     for (uint32_t l = 0; l < q->n_layers; l++)
         for (uint32_t e = 0; e < s->hp->n_experts && s->hp->is_moe[l]; e++) {
             if (!frame_bitmap_has(q->assign[l], e)) continue;
             held[l * row + e / 8] |= (uint8_t)(1u << (e % 8));
-            if (!expert_store_holds(s->store, l, e)) missing++;
+            if (expert_store_holds(s->store, l, e)) continue;
+            missing++;
+            need += expert_store_bytes_each(s->store, l);
         }
-    uint64_t need = missing * expert_store_bytes_each(s->store), have = memory_available();
+    uint64_t have = memory_available();
     if (missing > 0 && need + MEMORY_MARGIN > have) {
         char text[256];
         snprintf(text, sizeof text,
@@ -316,7 +318,9 @@ static void on_assign(struct stream *st, const struct expert_request *q)
 static enum err_code check_step(const struct service *s, const struct expert_request *q,
                                 size_t tensor_bytes, struct err *why)
 {
-    enum row_format f = expert_store_rows(s->store);
+    if (q->layer >= s->hp->n_layers || !s->hp->is_moe[q->layer])
+        return err_set(why, ERR_INVALID, "layer %u has no experts", q->layer);
+    enum row_format f = expert_store_rows(s->store, q->layer);
     size_t want = q->rows * (row_data_bytes(f, s->hp->hidden) + row_scale_bytes(f, s->hp->hidden));
     size_t back = (size_t)q->n_index * s->hp->hidden * (expert_store_reply_bf16(s->store) ? 2 : 4);
     if ((int)q->format != (int)f)
@@ -342,7 +346,7 @@ static enum err_code check_step(const struct service *s, const struct expert_req
 static enum err_code check_rows(const struct service *s, const struct expert_request *q,
                                 const struct rpc_message *m, struct err *why)
 {
-    if (expert_store_rows(s->store) != ROW_Q8) return ERR_OK;
+    if (expert_store_rows(s->store, q->layer) != ROW_Q8) return ERR_OK;
     int8_t part[4096];
     for (size_t at = 0, all = q->rows * row_data_bytes(ROW_Q8, s->hp->hidden), n; at < all;
          at += n) {
@@ -516,8 +520,9 @@ static void describe_done(void *call_ctx, bool cancelled)
 static enum err_code load_pinned(struct service *s, struct err *why)
 {
     const struct expert_set *p = s->cfg.pinned;
-    uint64_t need =
-        (uint64_t)expert_set_count(p) * expert_store_bytes_each(s->store) + MEMORY_MARGIN;
+    uint64_t need = MEMORY_MARGIN;
+    for (uint32_t l = 0; l < p->n_layers; l++)
+        need += (uint64_t)expert_set_count_layer(p, l) * expert_store_bytes_each(s->store, l);
     uint64_t have = memory_available();
     char need_text[32], have_text[32];
     if (need > have)

@@ -188,16 +188,16 @@ static void run_wave(struct wave *wave, struct workers *w)
         piece->up = expert_matrix(&g->up, piece->expert->region, g->up_off);
         piece->down = expert_matrix(&g->down, piece->expert->region, g->down_off);
         products[2 * i] = (struct product){
-            .w = &piece->gate, .x = &piece->in, .y = wave->gate + off, .ldy = g->gate.n};
+            .w = &piece->gate, .x = piece->in, .y = wave->gate + off, .ldy = g->gate.n};
         products[2 * i + 1] = (struct product){
-            .w = &piece->up, .x = &piece->in, .y = wave->up + off, .ldy = g->gate.n};
+            .w = &piece->up, .x = piece->in, .y = wave->up + off, .ldy = g->gate.n};
     }
     products_run(s->k, products, 2 * wave->n_pieces, &wave->kernel, w);
     run_rows(w, wave->n_rows, g->gate.n, activate_row, wave);
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
         products[i] = (struct product){.w = &piece->down,
-                                       .x = &piece->mid,
+                                       .x = piece->mid,
                                        .y = wave->out + (size_t)piece->row0 * g->down.n,
                                        .ldy = g->down.n};
     }

@@ -110,3 +110,20 @@ enum err_code matrix_pack(const struct packed *w, const struct model_file *file,
     model_file_drop(file, t);
     return ERR_OK;
 }
+
+void matrix_pack_f32(const struct packed *w, const float *rows)
+{
+    assert(w->k <= LIMIT_HEAD_DIM);
+    packed_clear_padding(w);
+    for (uint32_t n = 0; n < w->n; n++) {
+        const float *row = rows + (size_t)n * w->k;
+        if (w->format != PACK_BF16) {
+            pack_features(w, n, 1, DTYPE_F32, row);
+            continue;
+        }
+        uint16_t half[LIMIT_HEAD_DIM];
+        for (uint32_t k = 0; k < w->k; k++)
+            half[k] = bf16_from_f32(row[k]);
+        pack_features(w, n, 1, DTYPE_BF16, half);
+    }
+}

@@ -24,4 +24,7 @@ enum err_code matrix_pack(const struct packed *w, const struct model_file *file,
                           const struct tensor *t, uint64_t first_row, struct workers *workers,
                           struct err *why);
 
+/* The same from f32 values [w->n, w->k], k at most LIMIT_HEAD_DIM, by the calling thread. */
+void matrix_pack_f32(const struct packed *w, const float *rows);
+
 #endif

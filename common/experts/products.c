@@ -24,13 +24,13 @@ size_t product_scratch_bytes(const struct packed *w, uint32_t m)
 
 static uint32_t row_chunks(const struct product *job)
 {
-    return (job->x->m + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
+    return (job->x.m + PRODUCT_ROWS - 1) / PRODUCT_ROWS;
 }
 
 static uint64_t pair_ns(const struct product *job)
 {
     const struct packed *w = job->w;
-    uint64_t m = job->x->m < PRODUCT_ROWS ? job->x->m : PRODUCT_ROWS;
+    uint64_t m = job->x.m < PRODUCT_ROWS ? job->x.m : PRODUCT_ROWS;
     uint64_t read = 2 * (uint64_t)w->panel_bytes / READ_BYTES_PER_NS;
     uint64_t compute =
         m * w->k * 2 * PANEL / (w->input == ROW_Q8 ? INT8_MACS_PER_NS : FLOAT_MACS_PER_NS);
@@ -69,7 +69,7 @@ static void product_task(void *ctx, uint32_t task, unsigned worker)
     uint32_t panel0 = 2 * pair, panel1 = 2 * (pair + job->pairs_each);
     if (panel1 > job->w->panels) panel1 = job->w->panels;
 
-    const struct rows *x = job->x;
+    const struct rows *x = &job->x;
     struct rows part = *x;
     part.m = x->m - row < PRODUCT_ROWS ? x->m - row : PRODUCT_ROWS;
     part.data = (uint8_t *)x->data + row * row_data_bytes(x->format, x->k);
@@ -94,8 +94,8 @@ void products_run(const struct kernels *k, struct product *jobs, uint32_t n_jobs
     uint32_t items = 0;
     for (uint32_t j = 0; j < n_jobs; j++) {
         struct product *job = &jobs[j];
-        assert(job->x->k == job->w->k && job->x->format == job->w->input);
-        assert(product_scratch_bytes(job->w, job->x->m) <= scratch->each);
+        assert(job->x.k == job->w->k && job->x.format == job->w->input);
+        assert(product_scratch_bytes(job->w, job->x.m) <= scratch->each);
         uint64_t pairs = job->w->panels / 2, each = item_ns / pair_ns(job);
         job->pairs_each = (uint32_t)(each < 1 ? 1 : each > pairs ? pairs : each);
         job->first_item = items;

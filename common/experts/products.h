@@ -16,8 +16,8 @@
 
 struct product {
     const struct packed *w;
-    const struct rows *x; /* x->format == w->input, x->m may be 0 */
-    float *y;             /* [x->m, ldy]; w->n columns are written */
+    struct rows x; /* x.format == w->input, x.m may be 0 */
+    float *y;      /* [x.m, ldy]; w->n columns are written */
     size_t ldy;
 
     uint32_t first_item, items, pairs_each; /* set by products_run */

@@ -18,13 +18,14 @@ enum weight_scope weight_scope(enum weight_role role);
 /* What a role is counted as; all but vectors, the embedding and the router can be quantized at load. */
 enum weight_class {
     CLASS_EMBEDDING,
+    CLASS_HEAD,
     CLASS_ATTENTION,
+    CLASS_VECTOR,
+    CLASS_ROUTER,
     CLASS_DENSE,
     CLASS_SHARED,
-    CLASS_ROUTER,
-    CLASS_HEAD,
-    CLASS_VECTOR,
-    CLASS_EXPERT
+    CLASS_EXPERT,
+    CLASS_N
 };
 enum weight_class weight_class(enum weight_role role);
 

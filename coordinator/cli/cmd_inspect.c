@@ -83,22 +83,12 @@ static const struct argp argp = {
 
 /* ---- gathering --------------------------------------------------------------------------------- */
 
-enum class {
-    CLASS_EMBEDDING,
-    CLASS_HEAD,
-    CLASS_ATTENTION,
-    CLASS_VECTORS,
-    CLASS_ROUTER,
-    CLASS_DENSE,
-    CLASS_EXPERTS,
-    CLASS_N
-};
-
 static const char *const class_names[CLASS_N] = {
     [CLASS_EMBEDDING] = "embedding", [CLASS_HEAD] = "head",
-    [CLASS_ATTENTION] = "attention", [CLASS_VECTORS] = "norms and biases",
+    [CLASS_ATTENTION] = "attention", [CLASS_VECTOR] = "norms and biases",
     [CLASS_ROUTER] = "router",       [CLASS_DENSE] = "dense layers",
-    [CLASS_EXPERTS] = "experts",
+    [CLASS_SHARED] = "shared experts",
+    [CLASS_EXPERT] = "experts",
 };
 
 struct class_sum {
@@ -128,22 +118,11 @@ struct report {
     bool *file_needed;        /* [n_paths]: holds one of the wanted experts */
 };
 
-static enum class class_of(enum weight_role role) {
-    switch (role){
-        case W_EMBED : return CLASS_EMBEDDING; case W_HEAD : return CLASS_HEAD;
-        case W_Q : case W_K : case W_V : case W_O : return CLASS_ATTENTION;
-        case W_ROUTER : return CLASS_ROUTER;
-        case W_DENSE_GATE : case W_DENSE_UP : case W_DENSE_DOWN : return CLASS_DENSE;
-        case W_EXPERT_GATE : case W_EXPERT_UP : case W_EXPERT_DOWN : return CLASS_EXPERTS;
-        default : return CLASS_VECTORS;
-    }
-}
-
 static void add_tensor(struct report *r, enum weight_role role, uint32_t layer, uint32_t expert)
 {
     const struct tensor *t = model_file_find(r->file, role, layer, expert);
     if (t == NULL || (role == W_HEAD && r->hp->tied_head)) return;
-    struct class_sum *c = &r->classes[class_of(role)];
+    struct class_sum *c = &r->classes[weight_class(role)];
     c->tensors++;
     c->file_bytes += t->bytes;
     c->has[t->dtype] = true;
@@ -153,7 +132,7 @@ static void add_tensor(struct report *r, enum weight_role role, uint32_t layer, 
         r->kept_tensors++;
         r->kept_bytes += t->bytes;
     }
-    if (class_of(role) == CLASS_EXPERTS && expert_set_has(&r->wanted, layer, expert))
+    if (weight_class(role) == CLASS_EXPERT && expert_set_has(&r->wanted, layer, expert))
         r->file_needed[t->file] = true;
 }
 
@@ -178,9 +157,10 @@ static void gather_classes(struct report *r)
     r->classes[CLASS_EMBEDDING].memory_bytes = r->coordinator.embedding;
     r->classes[CLASS_HEAD].memory_bytes = r->coordinator.head;
     r->classes[CLASS_ATTENTION].memory_bytes = r->coordinator.attention;
-    r->classes[CLASS_VECTORS].memory_bytes = r->coordinator.vectors;
+    r->classes[CLASS_VECTOR].memory_bytes = r->coordinator.vectors;
     r->classes[CLASS_ROUTER].memory_bytes = r->coordinator.router;
     r->classes[CLASS_DENSE].memory_bytes = r->coordinator.dense;
+    r->classes[CLASS_SHARED].memory_bytes = r->coordinator.shared;
 }
 
 /* The placement that a cluster starts with: (layer + expert) mod N. */
@@ -195,7 +175,7 @@ static void gather_nodes(struct report *r)
             r->nodes[(l + e) % n].experts++;
             r->nodes[(l + e) % n].bytes += bytes;
         }
-        r->classes[CLASS_EXPERTS].memory_bytes += bytes * r->hp->n_experts;
+        r->classes[CLASS_EXPERT].memory_bytes += bytes * r->hp->n_experts;
     }
 }
 
@@ -269,7 +249,9 @@ static const char *rope_name(enum rope_kind kind)
     static const char *const names[] = {[ROPE_PLAIN] = "plain",
                                         [ROPE_LINEAR] = "linear",
                                         [ROPE_LLAMA3] = "llama3",
-                                        [ROPE_YARN] = "yarn"};
+                                        [ROPE_YARN] = "yarn",
+                                        [ROPE_LONG] = "longrope",
+                                        [ROPE_DIVISORS] = "divisors"};
     return names[kind];
 }
 
@@ -277,7 +259,8 @@ static const char *qk_norm_name(enum qk_norm norm)
 {
     static const char *const names[] = {[QK_NORM_NONE] = "no q/k norm",
                                         [QK_NORM_HEAD] = "q/k norm per head",
-                                        [QK_NORM_FULL] = "q/k norm over all heads"};
+                                        [QK_NORM_FULL] = "q/k norm over all heads",
+                                        [QK_NORM_L2_ROPED] = "q/k norm after rotation"};
     return names[norm];
 }
 
@@ -292,10 +275,10 @@ static void print_model(const struct report *r)
            hp->n_heads, hp->head_dim, hp->n_kv_heads, qk_norm_name(hp->qk_norm),
            rope_name(hp->rope.kind), hp->rope.theta);
     if (hp->rope.kind != ROPE_PLAIN) printf(", factor %g", hp->rope.factor);
-    if (hp->sliding_window > 0) printf("; window %u", hp->sliding_window);
+    if (hp->sliding_window[0] > 0) printf("; window %u", hp->sliding_window[0]);
     if (hp->attention_bias) printf("; biases");
     printf("\n%-12s %u in each layer, %u per token, width %u; gates %s\n", "experts", hp->n_experts,
-           hp->top_k, hp->expert_width, hp->gates_renormalized ? "renormalized" : "as they are");
+           hp->top_k, hp->expert_width, hp->router.renormalized ? "renormalized" : "as they are");
     printf("%-12s %s, %s active per token, %s in experts\n", "parameters",
            count_text(r->params.total).s, count_text(r->params.active).s,
            count_text(r->params.experts).s);

@@ -139,8 +139,10 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
     assert(n <= s->max_rows);
     if (job->begin) {
         for (uint32_t r = 0; r < n; r++)
-            d->rows[r] = (struct model_row){rows[r].token, rows[r].position, rows[r].blocks,
-                                            rows[r].wants_logits};
+            d->rows[r] = (struct model_row){.token = rows[r].token,
+                                            .position = rows[r].position,
+                                            .blocks = rows[r].blocks,
+                                            .wants_logits = rows[r].wants_logits};
         model_begin(s->pass, d->rows, n);
     }
     if (job->combine_layer >= 0)

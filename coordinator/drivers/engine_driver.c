@@ -302,8 +302,14 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
 {
     const struct engine_driver_cfg *cfg = &d->cfg;
     const struct hparams *hp = model_hparams(cfg->model);
-    uint32_t row_bytes = (uint32_t)(row_data_bytes(model_expert_rows(cfg->model), hp->hidden) +
-                                    row_scale_bytes(model_expert_rows(cfg->model), hp->hidden));
+    uint32_t row_bytes = 0; /* of the layer whose experts take most */
+    for (uint32_t l = 0; l < hp->n_layers; l++) {
+        if (!hp->is_moe[l]) continue;
+        enum row_format f = model_expert_rows(cfg->model, l);
+        uint32_t bytes =
+            (uint32_t)(row_data_bytes(f, hp->hidden) + row_scale_bytes(f, hp->hidden));
+        if (bytes > row_bytes) row_bytes = bytes;
+    }
     struct compute_cfg cc = compute_cfg(cfg);
     struct engine_cfg e = {
         .n_layers = hp->n_layers,

@@ -1,142 +1,142 @@
 /* Attention of the rows of a pass over the cache. Keys are visited in blocks of 64 by absolute position, each
  * block is reduced by itself and merged in order: so the bits depend on the sequence alone, not on how its prompt
- * was cut or on what else is in the pass. */
+ * was cut or on what else is in the pass. Rows that stand together in a sequence, and the query heads of a kv head, meet a
+ * block together, so that it is read once for all of them. */
 #include <assert.h>
-#include <string.h>
 
 #include "coordinator/model/model_internal.h"
 
-static void add_bias(float *x, const float *bias, uint32_t n)
-{
-    if (bias == NULL) return;
-    for (uint32_t i = 0; i < n; i++)
-        x[i] += bias[i];
-}
+#define TOGETHER 32u /* queries that meet a block together */
 
-static void norm_heads(const struct model *m, float *x, const float *weight, uint32_t n_heads)
-{
-    const struct hparams *hp = m->hp;
-    if (hp->qk_norm == QK_NORM_FULL)
-        m->kernels->rmsnorm(x, weight, n_heads * hp->head_dim, hp->norm_eps, x);
-    if (hp->qk_norm != QK_NORM_HEAD) return;
-    for (uint32_t h = 0; h < n_heads; h++)
-        m->kernels->rmsnorm(x + (size_t)h * hp->head_dim, weight, hp->head_dim, hp->norm_eps,
-                            x + (size_t)h * hp->head_dim);
-}
+struct visit {
+    const struct stage *st;
+    struct row_tile tile;
+    uint32_t kv_head, head, n_heads; /* query heads [head, head + n_heads) */
+};
 
-static void clip(float *x, uint32_t n, float limit)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        if (x[i] > limit) x[i] = limit;
-        if (x[i] < -limit) x[i] = -limit;
-    }
-}
-
-static void store_head(const struct stage *st, uint32_t row, uint32_t head, const float *key,
-                       const float *value)
-{
-    const struct model *m = st->p->m;
-    const uint32_t width = m->hp->head_dim;
-    const struct model_row *r = &st->p->b.rows[row];
-    uint32_t block = r->blocks[r->position / KV_BLOCK_TOKENS], t = r->position % KV_BLOCK_TOKENS;
-    assert(block < st->kv->n_blocks);
-    void *keys = kv_keys(st->kv, block, st->layer_index, head);
-    void *values = kv_values(st->kv, block, st->layer_index, head);
-    size_t panel =
-        (size_t)(t / PANEL) * width * PANEL + t % PANEL; /* dimension d at panel + 16 d */
-    if (m->kv_bf16) {
-        for (uint32_t d = 0; d < width; d++)
-            ((uint16_t *)keys)[panel + (size_t)d * PANEL] = bf16_from_f32(key[d]);
-        m->kernels->round_bf16(value, width, (uint16_t *)values + (size_t)t * width);
-    } else {
-        for (uint32_t d = 0; d < width; d++)
-            ((float *)keys)[panel + (size_t)d * PANEL] = key[d];
-        memcpy((float *)values + (size_t)t * width, value, width * sizeof *value);
-    }
-}
-
-void attention_store_row(const struct stage *st, uint32_t row)
-{
-    const struct model *m = st->p->m;
-    const struct hparams *hp = m->hp;
-    const uint32_t width = hp->head_dim, half = width / 2, nq = hp->n_heads * width,
-                   nkv = hp->n_kv_heads * width;
-    float *q = st->p->b.qkv + (size_t)row * (nq + 2 * nkv), *k = q + nq, *v = k + nkv;
-    add_bias(q, st->layer->q_bias, nq);
-    add_bias(k, st->layer->k_bias, nkv);
-    add_bias(v, st->layer->v_bias, nkv);
-    norm_heads(m, q, st->layer->q_norm, hp->n_heads);
-    norm_heads(m, k, st->layer->k_norm, hp->n_kv_heads);
-    if (hp->clip_qkv > 0) clip(q, nq + 2 * nkv, hp->clip_qkv);
-    const float *c = st->p->b.cos + (size_t)row * half, *s = st->p->b.sin + (size_t)row * half;
-    for (uint32_t h = 0; h < hp->n_heads; h++)
-        m->kernels->rope_half(q + (size_t)h * width, half, c, s);
-    for (uint32_t h = 0; h < hp->n_kv_heads; h++) {
-        m->kernels->rope_half(k + (size_t)h * width, half, c, s);
-        store_head(st, row, h, k + (size_t)h * width, v + (size_t)h * width);
-    }
-}
-
-#define HEADS_TOGETHER 16u
-
-/* Query heads [head, head + n) of one kv head of one row, block by block, so that a block is read once for all of them. */
-static void attend_heads(const struct stage *st, uint32_t row, uint32_t kv_head, uint32_t head,
-                         uint32_t n)
-{
-    const struct model *m = st->p->m;
-    const struct hparams *hp = m->hp;
-    const uint32_t width = hp->head_dim;
-    const struct model_row *r = &st->p->b.rows[row];
-    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width;
-    float *out = st->p->b.attended + (size_t)row * hp->n_heads * width;
-    const struct attention_shape shape = {
-        .kv_bf16 = m->kv_bf16, .key_dim = width, .value_dim = width, .scale = m->score_scale};
-    struct attention_row rows[HEADS_TOGETHER];
-    for (uint32_t h = 0; h < n; h++)
-        attention_row_start(&rows[h], q + (size_t)(head + h) * width,
-                            out + (size_t)(head + h) * width);
-
-    uint32_t last = r->position, first = 0;
-    if (hp->sliding_window > 0 && last >= hp->sliding_window) first = last - hp->sliding_window + 1;
-    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= last / KV_BLOCK_TOKENS; b++) {
-        uint32_t base = b * KV_BLOCK_TOKENS;
-        uint32_t from = first > base ? first - base : 0;
-        uint32_t to = last - base < KV_BLOCK_TOKENS ? last - base + 1 : KV_BLOCK_TOKENS;
-        for (uint32_t h = 0; h < n; h++) {
-            rows[h].first = from;
-            rows[h].visible = to - from;
-        }
-        m->kernels->attention_block(&shape, rows, n,
-                                    kv_keys(st->kv, r->blocks[b], st->layer_index, kv_head),
-                                    kv_values(st->kv, r->blocks[b], st->layer_index, kv_head));
-    }
-    for (uint32_t h = 0; h < n; h++)
-        m->kernels->scale_div(rows[h].o, width, rows[h].l);
-}
-
-static void attend(const struct stage *st, uint32_t row, uint32_t kv_head)
+/* The first key that a row sees. */
+static uint32_t first_seen(const struct stage *st, uint32_t position)
 {
     const struct hparams *hp = st->p->m->hp;
-    const uint32_t group = hp->n_heads / hp->n_kv_heads;
-    for (uint32_t h = 0; h < group; h += HEADS_TOGETHER)
-        attend_heads(st, row, kv_head, kv_head * group + h,
-                     group - h < HEADS_TOGETHER ? group - h : HEADS_TOGETHER);
+    const uint32_t window = hp->sliding_window[st->layer_index], chunk = hp->attention_chunk;
+    if (window > 0 && position >= window) return position - window + 1;
+    if (chunk > 0 && !hp->no_rope[st->layer_index]) return position / chunk * chunk;
+    return 0;
 }
 
+static const float *query(const struct visit *v, uint32_t row, uint32_t head)
+{
+    const struct model_pass *p = v->st->p;
+    const struct hparams *hp = p->m->hp;
+    const size_t nq = (size_t)hp->n_heads * hp->head_dim;
+    if (hp->mla.kv_rank > 0)
+        return p->b.q_latent + ((size_t)row * hp->n_heads + head) * p->m->kv_shape.key_dim;
+    return p->b.q + row * (nq + (size_t)hp->n_kv_heads * (hp->head_dim + hp->value_dim)) +
+           (size_t)head * hp->head_dim;
+}
+
+static float *output(const struct visit *v, uint32_t row, uint32_t head)
+{
+    const struct hparams *hp = v->st->p->m->hp;
+    if (hp->mla.kv_rank > 0) return latent_mixed(v->st, row, head);
+    return v->st->p->b.attended.f32 + ((size_t)row * hp->n_heads + head) * hp->value_dim;
+}
+
+static void start(const struct visit *v, struct attention_row *rows)
+{
+    const struct model *m = v->st->p->m;
+    const float *sinks = v->st->layer->v[W_SINKS];
+    for (uint32_t i = 0; i < v->tile.n * v->n_heads; i++) {
+        uint32_t row = v->tile.first + i / v->n_heads, head = v->head + i % v->n_heads;
+        const float *q = query(v, row, head);
+        float *o = output(v, row, head);
+        if (sinks != NULL)
+            attention_row_start_sink(&rows[i], q, o, m->kv_shape.value_dim, sinks[head]);
+        else
+            attention_row_start(&rows[i], q, o);
+    }
+}
+
+/* What each row sees of block b. */
+static void look(const struct visit *v, uint32_t b, struct attention_row *rows)
+{
+    const uint32_t base = b * KV_BLOCK_TOKENS;
+    for (uint32_t r = 0; r < v->tile.n; r++) {
+        uint32_t last = v->st->p->b.rows[v->tile.first + r].position;
+        uint32_t first = first_seen(v->st, last);
+        uint32_t from = first > base ? first - base : 0;
+        uint32_t to = last < base ? 0 : last - base + 1;
+        if (to > KV_BLOCK_TOKENS) to = KV_BLOCK_TOKENS;
+        for (uint32_t h = 0; h < v->n_heads; h++) {
+            rows[r * v->n_heads + h].first = from < to ? from : 0;
+            rows[r * v->n_heads + h].visible = from < to ? to - from : 0;
+        }
+    }
+}
+
+static void run(const struct visit *v)
+{
+    const struct stage *st = v->st;
+    const struct model *m = st->p->m;
+    const struct attention_shape shape = {.kv_bf16 = m->kv_bf16,
+                                          .key_dim = m->kv_shape.key_dim,
+                                          .value_dim = m->kv_shape.value_dim,
+                                          .scale = m->score_scale,
+                                          .soft_cap = m->hp->score_soft_cap};
+    struct attention_row rows[TOGETHER];
+    const uint32_t n = v->tile.n * v->n_heads;
+    assert(n <= TOGETHER);
+    start(v, rows);
+    const struct model_row *r = &st->p->b.rows[v->tile.first];
+    uint32_t last = r[v->tile.n - 1].position, first = first_seen(st, r->position);
+    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= last / KV_BLOCK_TOKENS; b++) {
+        look(v, b, rows);
+        m->kernels->attention_block(&shape, rows, n,
+                                    kv_keys(st->kv, r->blocks[b], st->layer_index, v->kv_head),
+                                    kv_values(st->kv, r->blocks[b], st->layer_index, v->kv_head));
+    }
+    for (uint32_t i = 0; i < n; i++)
+        m->kernels->scale_div(rows[i].o, shape.value_dim, rows[i].l);
+}
+
+/* Query heads of a kv head that go together with the rows of a tile, and how many such parts a kv head has. */
+static uint32_t heads_together(const struct model_pass *p)
+{
+    const uint32_t group = p->m->hp->n_heads / p->m->kv_shape.heads;
+    const uint32_t most = TOGETHER / p->tile_rows;
+    return group < most ? group : most;
+}
+
+static uint32_t parts(const struct model_pass *p)
+{
+    const uint32_t each = heads_together(p);
+    return (p->m->hp->n_heads / p->m->kv_shape.heads + each - 1) / each;
+}
+
+/* Tasks in order of tile, kv head, part of its query heads. */
 static void attend_task(void *ctx, uint32_t task, unsigned worker)
 {
     (void)worker;
     const struct stage *st = ctx;
-    uint32_t heads = st->p->m->hp->n_kv_heads;
-    attend(st, task / heads, task % heads);
+    const struct model *m = st->p->m;
+    const uint32_t n_parts = parts(st->p), each = heads_together(st->p),
+                   group = m->hp->n_heads / m->kv_shape.heads, part = task % n_parts;
+    struct visit v = {.st = st,
+                      .tile = st->p->b.tiles[task / n_parts / m->kv_shape.heads],
+                      .kv_head = task / n_parts % m->kv_shape.heads};
+    v.head = v.kv_head * group + part * each;
+    v.n_heads = group - part * each < each ? group - part * each : each;
+    run(&v);
 }
 
 void attention_run(const struct stage *st, struct workers *w)
 {
-    const struct hparams *hp = st->p->m->hp;
-    const uint32_t group = hp->n_heads / hp->n_kv_heads;
+    const struct model *m = st->p->m;
     struct stage copy = *st;
-    /* Work of one task: about two values read per key and dimension, for each query head. */
+    /* Work of one task: about two values read per key and dimension, for each query. */
     size_t keys = (size_t)st->p->b.rows[st->p->n - 1].position + 1;
-    run_rows(w, st->p->n * hp->n_kv_heads, 2 * keys * hp->head_dim * group, attend_task, &copy);
+    size_t rows = st->p->n / st->p->n_tiles;
+    run_rows(w, st->p->n_tiles * m->kv_shape.heads * parts(st->p),
+             2 * keys * m->kv_shape.key_dim * rows * heads_together(st->p),
+             attend_task, &copy);
 }

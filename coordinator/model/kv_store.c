@@ -5,7 +5,7 @@
 
 size_t model_kv_block_bytes(const struct model *m)
 {
-    return 2 * (size_t)KV_BLOCK_TOKENS * m->hp->n_kv_heads * m->hp->head_dim * m->hp->n_layers *
+    return kv_head_numbers(&m->kv_shape) * m->kv_shape.heads * m->hp->n_layers *
            (m->kv_bf16 ? 2 : 4);
 }
 

@@ -18,7 +18,7 @@
 
 struct model;
 
-/* Pack embedding, attention, router, dense layers and head (never a routed expert). quantize: "none" or "q8_0".
+/* Pack embedding, attention, router, dense layers and head (never a routed expert). quantize: plan.h.
  * Source pages are dropped once packed. Passes may later run on any workers with at most as many threads as `w`.
  * EXHAUSTED, INVALID (quantize), UNSUPPORTED (names the tensor). */
 enum err_code model_open(const struct model_file *file, const char *quantize,
@@ -26,7 +26,8 @@ enum err_code model_open(const struct model_file *file, const char *quantize,
                          struct err *why);
 void model_close(struct model *m);
 const struct hparams *model_hparams(const struct model *m);
-enum row_format model_expert_rows(const struct model *m); /* what routed experts take */
+enum row_format model_expert_rows(const struct model *m,
+                                  uint32_t layer); /* what routed experts take; of an MoE layer */
 bool model_reply_bf16(const struct model *m);             /* expert results: bf16, else f32 */
 size_t model_resident_bytes(const struct model *m);
 size_t model_kv_block_bytes(const struct model *m); /* all layers, one block of 64 tokens */
@@ -45,6 +46,7 @@ struct model_row {
     const uint32_t *
         blocks; /* block table of its sequence: position / 64 -> block in the store; borrowed for the pass */
     bool wants_logits;
+    bool beyond; /* its sequence is longer than the length the model was made for: long rope's other factors */
 };
 
 /* Scratch for up to max_rows rows; sized at open. */
@@ -76,6 +78,10 @@ int model_pass_bad_layer(const struct model_pass *p, uint32_t row); /* -1: finit
 /* Where results of experts go: [n, top_k, D] in f32 or bf16 (model_reply_bf16), slot k of row r is the k-th of
  * its ascending experts. The driver or the local experts write here, in any order. */
 void *model_pass_results(struct model_pass *p);
+
+/* The shared expert of `layer`, if there is one: may run any time after model_attention and before model_combine, which
+ * else runs it: best while results of routed experts are due. */
+void model_shared(struct model_pass *p, uint32_t layer, struct workers *w);
 
 /* Combine the results of `layer` in ascending expert number, add the residual. */
 void model_combine(struct model_pass *p, uint32_t layer, struct workers *w);

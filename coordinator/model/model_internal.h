@@ -7,13 +7,12 @@
 #include "coordinator/model/model.h"
 #include "coordinator/model/router.h"
 
+/* By role; what the layer does not have is zero. The expansions of latent attention are per head: keys transposed
+ * [kv_rank, nope], values [value_dim, kv_rank]. */
 struct layer {
-    const float *attn_norm, *ffn_norm;              /* [D] */
-    const float *q_bias, *k_bias, *v_bias, *o_bias; /* NULL: none */
-    const float *q_norm, *k_norm;                   /* [head_dim], or over all heads; NULL: none */
-    struct packed q, k, v, o;
-    struct packed router;                           /* [E, D] f32; MoE layers */
-    struct packed dense_gate, dense_up, dense_down; /* dense layers */
+    struct packed w[W_N_ROLES];
+    const float *v[W_N_ROLES];
+    struct packed *latent_keys, *latent_values; /* [n_heads] */
 };
 
 struct model {
@@ -21,21 +20,25 @@ struct model {
     const struct kernels *kernels;
     enum quantize quantize;
     const struct hparams *hp;
+    struct kv_shape kv_shape;
     unsigned n_workers; /* most threads of the workers that passes run on */
 
     uint8_t *region; /* packed weights and f32 vectors */
     size_t region_bytes;
     struct layer *layers;
-    const float *final_norm;
-    struct packed head;
+    struct layer whole; /* what belongs to no layer: final norm, head */
+    struct packed *latent; /* [n_layers, 2, n_heads] */
     const struct tensor *embed;
 
-    enum row_format expert_rows;
+    enum row_format *expert_rows; /* [n_layers] */
     bool reply_bf16;
     bool kv_bf16;
     float score_scale;
-    float *inv_freq; /* [head_dim / 2] */
-    float rope_factor;
+    struct {
+        float *inv_freq; /* [rope_dim / 2] */
+        float factor;
+    } rope[2];   /* [1]: of sequences beyond the original length; the same but for long rope */
+    float *ones; /* [head_dim], for norms without a weight */
 };
 
 struct kv_store {
@@ -45,53 +48,87 @@ struct kv_store {
     uint32_t n_blocks;
 };
 
-/* One (block, layer, kv head): keys in panels of 16 tokens [4][head_dim][16], then values [64][head_dim]. */
+/* Numbers of one (block, layer, kv head): keys in panels of 16 tokens [4][key_dim][16], then values [64][value_dim],
+ * unless those are in the keys. */
+static inline size_t kv_head_numbers(const struct kv_shape *s)
+{
+    return (size_t)KV_BLOCK_TOKENS * (s->key_dim + (s->value_in_key ? 0 : s->value_dim));
+}
+
 static inline uint8_t *kv_keys(const struct kv_store *kv, uint32_t block, uint32_t layer,
                                uint32_t head)
 {
-    const struct hparams *hp = kv->m->hp;
-    size_t both = 2 * (size_t)KV_BLOCK_TOKENS * hp->head_dim * (kv->m->kv_bf16 ? 2 : 4);
-    return kv->data + block * kv->block_bytes + ((size_t)layer * hp->n_kv_heads + head) * both;
+    const struct kv_shape *s = &kv->m->kv_shape;
+    size_t each = kv_head_numbers(s) * (kv->m->kv_bf16 ? 2 : 4);
+    return kv->data + block * kv->block_bytes + ((size_t)layer * s->heads + head) * each;
 }
 
+/* NULL: in the keys. */
 static inline uint8_t *kv_values(const struct kv_store *kv, uint32_t block, uint32_t layer,
                                  uint32_t head)
 {
+    const struct kv_shape *s = &kv->m->kv_shape;
+    if (s->value_in_key) return NULL;
     return kv_keys(kv, block, layer, head) +
-           (size_t)KV_BLOCK_TOKENS * kv->m->hp->head_dim * (kv->m->kv_bf16 ? 2 : 4);
+           (size_t)KV_BLOCK_TOKENS * s->key_dim * (kv->m->kv_bf16 ? 2 : 4);
 }
 
-/* Buffers of a pass, all in one block; D hidden, W = (H + 2 G) * head_dim. */
+/* The same rows as f32 and as the products want them; a format that none can want has no memory. */
+struct views {
+    float *f32;
+    uint8_t *bf16, *q8;
+    uint32_t k;
+};
+
+/* Rows [n] in one format. */
+struct rows views_rows(const struct views *v, enum row_format f, uint32_t n);
+
+#define TILE_ROWS 8u
+
+/* Consecutive rows of one sequence, at most TILE_ROWS, which read the cache together. */
+struct row_tile {
+    uint32_t first, n;
+};
+
+/* Buffers of a pass, all in one block. n rows; H heads. */
 struct pass_buffers {
-    float *hidden;                /* [n, D] residual stream */
-    float *norm;                  /* [n, D] */
-    float *qkv;                   /* [n, W] */
-    float *attended;              /* [n, H * head_dim] */
+    float *hidden;       /* [n, D] residual stream */
+    struct views norm;   /* [n, D] */
+    struct views expert; /* [n, D], where the gate is on the experts' input; else nothing */
+    float *q;            /* [n, H head_dim] and behind each row its k and v; latent: q alone */
+    struct views q_low;  /* latent: [n, q_rank] */
+    float *kv_low;       /* latent: [n, kv_rank + rope] */
+    uint8_t *q_nope;     /* latent: [H] views' bytes of [n, nope] */
+    float *q_latent;     /* latent: [n, H (kv_rank + rope)] */
+    uint8_t *mixed;      /* latent: [H] views' bytes of [n, kv_rank] */
+    struct views attended;        /* [n, H value_dim] */
     float *projected;             /* [n, D] */
-    float *cos, *sin;             /* [n, head_dim / 2] */
+    float *cos, *sin;             /* [n, rope_dim / 2] */
     float *router;                /* [n, E] */
     float *gates;                 /* [n, K] */
     uint16_t *experts;            /* [n, K] */
     uint8_t *results;             /* [n, K, D] f32 or bf16 */
-    float *dense_gate, *dense_up; /* [n, dense F] */
+    struct views ffn;             /* [n, F] gate of a dense layer or of the shared expert */
+    float *ffn_up;                /* [n, F] */
+    float *shared;                /* [n, D] what the shared expert gives */
+    float *shared_gate;           /* [n] */
     float *logits;                /* [logit rows, V] */
     struct model_row *rows;
-    int *bad_layer;      /* [n] */
-    uint32_t *logit_row; /* [logit rows] the row it belongs to */
-    uint8_t *norm_bf16, *norm_q8, *attended_bf16, *attended_q8, *dense_bf16,
-        *dense_q8; /* rows_bytes */
-    float *
-        block_out; /* per worker: maxima and sums [2 H], one head's output of one block [head_dim] */
+    struct row_tile *tiles; /* [n] */
+    int *bad_layer;         /* [n] */
+    uint32_t *logit_row;    /* [logit rows] the row it belongs to */
 };
 
 struct model_pass {
     const struct model *m;
     uint32_t max_rows, max_logit_rows;
-    uint32_t n, n_logits;
-    uint32_t layer; /* the last one run */
+    uint32_t n, n_logits, n_tiles, tile_rows; /* the most rows of a tile */
+    uint32_t layer;   /* the last one run */
+    bool shared_done; /* of that layer */
     uint8_t *data;
     struct pass_buffers b;
     struct product_scratch scratch;
+    struct product *products; /* [H], for latent attention */
     struct rows expert_rows;
 };
 
@@ -103,9 +140,29 @@ struct stage {
     uint32_t layer_index;
 };
 
-/* attention.c. Of one row: bias, q/k norm, clip, rope; k and v go into the cache. */
-void attention_store_row(const struct stage *st, uint32_t row);
-/* All rows' queries against the cache, into attended [n, H * head_dim]. */
+/* pass.c: a product's operands; the formats of a row that products of these weights want, as bits; those made. */
+struct product pass_product(const struct packed *w, const struct views *v, uint32_t n, float *y,
+                            size_t ldy);
+unsigned pass_wants(const struct packed *w);
+void pass_fill(const struct kernels *k, const struct views *v, uint32_t n, unsigned wanted,
+               uint32_t row);
+
+/* heads.c: from the norm's rows to queries (b.q) and the cache: one key and value per kv head. */
+void heads_project(const struct stage *st, struct workers *w);
+/* Key and value of row `row` into the cache; value NULL: in the key. */
+void heads_store(const struct stage *st, uint32_t row, uint32_t head, const float *key,
+                 const float *value);
+
+/* latent.c: the same for compressed keys and values: queries (b.q_latent); and, after attention, from what was mixed to
+ * b.attended. */
+void latent_project(const struct stage *st, struct workers *w);
+void latent_expand(const struct stage *st, struct workers *w);
+/* Where attention puts head `head` of row `row`: [kv_rank]. */
+float *latent_mixed(const struct stage *st, uint32_t row, uint32_t head);
+size_t latent_nope_bytes(const struct model *m, uint32_t rows); /* of a head */
+size_t latent_mixed_bytes(const struct model *m, uint32_t rows);
+
+/* attention.c: all rows' queries against the cache. */
 void attention_run(const struct stage *st, struct workers *w);
 
 #endif

@@ -102,7 +102,7 @@ static void sparsemixer(const struct router_params *cfg, uint32_t n_experts, con
     for (uint32_t e = 0; e < n_experts; e++)
         left[e] = logits[e];
     for (uint32_t round = 0; round < 2; round++) {
-        uint16_t best[1];
+        uint16_t best[1] = {0};
         for (uint32_t e = 0, n = 0; e < n_experts; e++)
             n = insert(left, best, n, 1, e);
         ids[round] = best[0];

@@ -242,6 +242,71 @@ Test(golden, tiny_olmoe_is_the_official_model)
     check_tiny("tiny-olmoe", true);
 }
 
+Test(golden, tiny_qwen2_moe_is_the_official_model)
+{
+    check_tiny("tiny-qwen2_moe", true);
+}
+
+Test(golden, tiny_deepseek_is_the_official_model)
+{
+    check_tiny("tiny-deepseek", true);
+}
+
+Test(golden, tiny_deepseek_v2_lite_is_the_official_model)
+{
+    check_tiny("tiny-deepseek_v2-lite", true);
+}
+
+Test(golden, tiny_deepseek_v2_is_the_official_model)
+{
+    check_tiny("tiny-deepseek_v2", true);
+}
+
+Test(golden, tiny_deepseek_v3_is_the_official_model)
+{
+    check_tiny("tiny-deepseek_v3", true);
+}
+
+Test(golden, tiny_gpt_oss_is_the_official_model)
+{
+    check_tiny("tiny-gpt_oss", true);
+}
+
+Test(golden, tiny_granitemoe_is_the_official_model)
+{
+    check_tiny("tiny-granitemoe", true);
+}
+
+Test(golden, tiny_phimoe_is_the_official_model)
+{
+    check_tiny("tiny-phimoe", true);
+}
+
+Test(golden, tiny_glm4_moe_is_the_official_model)
+{
+    check_tiny("tiny-glm4_moe", true);
+}
+
+Test(golden, tiny_grok_1_is_the_official_model)
+{
+    check_tiny("tiny-grok-1", true);
+}
+
+Test(golden, tiny_llama4_is_the_official_model)
+{
+    check_tiny("tiny-llama4", true);
+}
+
+Test(golden, tiny_llama_is_the_official_model)
+{
+    check_tiny("tiny-llama", true);
+}
+
+Test(golden, tiny_qwen3_is_the_official_model)
+{
+    check_tiny("tiny-qwen3", true);
+}
+
 Test(golden, tiny_mixtral_in_bf16_is_no_worse_than_the_official_bf16_run)
 {
     check_tiny("tiny-mixtral-bf16", false);
