@@ -79,10 +79,8 @@ static void rotate(const struct stage *st, uint32_t row, float *x, uint32_t n_he
     }
 }
 
-static void finish_row(void *ctx, uint32_t row, unsigned worker)
+void heads_finish(const struct stage *st, uint32_t row)
 {
-    (void)worker;
-    const struct stage *st = ctx;
     const struct model *m = st->p->m;
     const struct hparams *hp = m->hp;
     const struct layer *l = st->layer;
@@ -103,6 +101,12 @@ static void finish_row(void *ctx, uint32_t row, unsigned worker)
     }
     for (uint32_t h = 0; h < hp->n_kv_heads; h++)
         heads_store(st, row, h, k + (size_t)h * hp->head_dim, v + (size_t)h * hp->value_dim);
+}
+
+static void finish_row(void *ctx, uint32_t row, unsigned worker)
+{
+    (void)worker;
+    heads_finish(ctx, row);
 }
 
 void heads_project(const struct stage *st, struct workers *w)

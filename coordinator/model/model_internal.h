@@ -140,7 +140,9 @@ struct stage {
     uint32_t layer_index;
 };
 
-/* pass.c: a product's operands; the formats of a row that products of these weights want, as bits; those made. */
+/* pass.c: rows of the pass into tiles. */
+void pass_cut_tiles(struct model_pass *p);
+/* a product's operands; the formats of a row that products of these weights want, as bits; those made. */
 struct product pass_product(const struct packed *w, const struct views *v, uint32_t n, float *y,
                             size_t ldy);
 unsigned pass_wants(const struct packed *w);
@@ -149,6 +151,8 @@ void pass_fill(const struct kernels *k, const struct views *v, uint32_t n, unsig
 
 /* heads.c: from the norm's rows to queries (b.q) and the cache: one key and value per kv head. */
 void heads_project(const struct stage *st, struct workers *w);
+/* Of one row whose projections are there: biases, norms, clip, rotation; key and value into the cache. */
+void heads_finish(const struct stage *st, uint32_t row);
 /* Key and value of row `row` into the cache; value NULL: in the key. */
 void heads_store(const struct stage *st, uint32_t row, uint32_t head, const float *key,
                  const float *value);

@@ -187,7 +187,7 @@ static void mark_bad(struct model_pass *p, uint32_t row, uint32_t layer, const f
 }
 
 /* Rows of a sequence that follow each other, TILE_ROWS at a time. */
-static void cut_tiles(struct model_pass *p)
+void pass_cut_tiles(struct model_pass *p)
 {
     p->n_tiles = 0;
     p->tile_rows = 1;
@@ -227,7 +227,7 @@ void model_begin(struct model_pass *p, const struct model_row *rows, uint32_t n)
         assert(p->n_logits < p->max_logit_rows);
         p->b.logit_row[p->n_logits++] = i;
     }
-    cut_tiles(p);
+    pass_cut_tiles(p);
 }
 
 static void norm(const struct model *m, const struct layer *l, enum weight_role weight,

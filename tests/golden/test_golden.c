@@ -211,7 +211,7 @@ static void check_tiny(const char *name, bool f32)
         "%u of %u rows chose other experts\n",
         name, logits_error, all.hidden, all.router, all.gates, error, all.other_experts,
         all.choices);
-    cr_expect_gt(all.choices, 0u);
+    cr_expect(all.choices > 0 || hparams_n_moe_layers(model_hparams(o.model)) == 0);
     if (f32) {
         cr_expect_leq(logits_error, number(x.json, "tolerance", "logits"));
         cr_expect_leq(all.hidden, number(x.json, "tolerance", "hidden"));

@@ -51,7 +51,7 @@ static void load(struct fixture *x, uint32_t layer, uint32_t expert)
 /* m random rows in the store's format, and as f32 what they stand for. */
 static struct rows make_rows(const struct fixture *x, uint32_t m, float *values)
 {
-    enum row_format f = expert_store_rows(x->store);
+    enum row_format f = expert_store_rows(x->store, 0);
     void *place = mem_aligned(64, rows_bytes(f, m, x->d));
     cr_assert(place);
     struct rows r = rows_at(place, f, m, x->d);
@@ -210,8 +210,8 @@ Test(experts, are_counted_and_freed_with_the_last_reference)
     load(&x, 1, 2);
     load(&x, 0, 5);
     cr_expect_eq(expert_store_count(x.store), 2u);
-    cr_expect_eq(expert_store_bytes(x.store), 2 * expert_store_bytes_each(x.store));
-    cr_expect_geq(expert_store_bytes_each(x.store), 3u * x.d * x.f * 4);
+    cr_expect_eq(expert_store_bytes(x.store), 2 * expert_store_bytes_each(x.store, 0));
+    cr_expect_geq(expert_store_bytes_each(x.store, 0), 3u * x.d * x.f * 4);
     expert_store_unload(x.store, 1, 2);
     cr_expect(expert_store_holds(x.store, 1, 2));
     expert_store_unload(x.store, 1, 2);

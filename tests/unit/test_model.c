@@ -54,9 +54,9 @@ Test(model, takes_the_memory_that_was_planned)
             cr_expect_leq(model_resident_bytes(m), planned + padding, "%s %s", models[i], name);
             cr_expect_eq(model_kv_block_bytes(m),
                          KV_BLOCK_TOKENS * plan_kv_bytes_per_token(x.file, (enum quantize)q));
-            cr_expect_eq(expert_store_bytes_each(s),
+            cr_expect_eq(expert_store_bytes_each(s, 0),
                          plan_expert_bytes(x.file, (enum quantize)q, 0));
-            cr_expect_eq(model_expert_rows(m), expert_store_rows(s));
+            cr_expect_eq(model_expert_rows(m, 0), expert_store_rows(s, 0));
             cr_expect_eq(model_reply_bf16(m), expert_store_reply_bf16(s));
             expert_store_close(s);
             model_close(m);

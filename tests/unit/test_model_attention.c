@@ -19,12 +19,12 @@ Test(rope, plain_and_linear)
 {
     float inv[32], factor;
     rope_frequencies(&(struct rope_params){.kind = ROPE_PLAIN, .theta = 10000, .factor = 1}, 64,
-                     inv, &factor);
+                     false, inv, &factor);
     for (int i = 0; i < 32; i++)
         expect_near(inv[i], pow(10000, -2.0 * i / 64));
     cr_expect_eq(factor, 1.0f);
     rope_frequencies(&(struct rope_params){.kind = ROPE_LINEAR, .theta = 10000, .factor = 4}, 64,
-                     inv, &factor);
+                     false, inv, &factor);
     for (int i = 0; i < 32; i++)
         expect_near(inv[i], pow(10000, -2.0 * i / 64) / 4);
 }
@@ -38,7 +38,7 @@ Test(rope, llama3_has_the_published_values)
                             .low_freq_factor = 1,
                             .high_freq_factor = 4,
                             .original_ctx = 8192};
-    rope_frequencies(&p, 128, inv, &factor);
+    rope_frequencies(&p, 128, false, inv, &factor);
     expect_near(inv[1], 0.814617234);
     expect_near(inv[16], 0.0376060309);
     expect_near(inv[28], 0.00321144599);
@@ -61,7 +61,7 @@ Test(rope, yarn_has_the_published_values)
                             .beta_slow = 1,
                             .original_ctx = 4096,
                             .truncate = false};
-    rope_frequencies(&p, 64, inv, &factor);
+    rope_frequencies(&p, 64, false, inv, &factor);
     expect_near(inv[0], 1);
     expect_near(inv[1], 0.689044306);
     expect_near(inv[8], 0.0508132748);
@@ -72,7 +72,7 @@ Test(rope, yarn_has_the_published_values)
     expect_near(inv[31], 3.02351143e-07);
     expect_near(factor, 1.3465735902799727);
     p.truncate = true;
-    rope_frequencies(&p, 64, inv, &factor);
+    rope_frequencies(&p, 64, false, inv, &factor);
     expect_near(inv[10], 0.0194509675);
     expect_near(inv[16], 0.000580947502);
 
@@ -84,7 +84,7 @@ Test(rope, yarn_has_the_published_values)
                              .original_ctx = 4096,
                              .truncate = true,
                              .attention_factor = 1};
-    rope_frequencies(&p, 64, inv, &factor);
+    rope_frequencies(&p, 64, false, inv, &factor);
     expect_near(inv[10], 0.0562341325);
     expect_near(inv[12], 0.0268793601);
     expect_near(inv[16], 0.0055);
@@ -99,7 +99,7 @@ Test(rope, yarn_has_the_published_values)
                              .beta_slow = 1,
                              .original_ctx = 4096,
                              .truncate = true};
-    rope_frequencies(&p, 64, inv, &factor); /* both ends of the ramp fall together */
+    rope_frequencies(&p, 64, false, inv, &factor); /* both ends of the ramp fall together */
     expect_near(inv[16], 0.00447213595);
     expect_near(inv[20], 3.61404677e-05);
 }
@@ -126,7 +126,7 @@ struct fixture {
     struct model_pass p;
     struct model_row rows[N];
     uint32_t blocks[3];
-    float block_out[2 * (2 * HEADS + WIDTH)];
+    struct row_tile tiles[N];
     float projected[N][ALL], qkv[N][ALL], attended[N][HEADS * WIDTH], cos[N][WIDTH / 2],
         sin[N][WIDTH / 2];
     float bias[ALL], q_norm[HEADS * WIDTH], k_norm[KV_HEADS * WIDTH];
@@ -146,12 +146,15 @@ static struct fixture *fixture_open(bool bf16, uint32_t window, enum qk_norm nor
                              .n_heads = HEADS,
                              .n_kv_heads = KV_HEADS,
                              .head_dim = WIDTH,
+                             .value_dim = WIDTH,
+                             .rope_dim = WIDTH,
                              .norm_eps = 1e-6f,
                              .qk_norm = norm,
-                             .sliding_window = window,
+                             .sliding_window = {window},
                              .clip_qkv = clip};
     cr_assert_eq(kernels_pick(NULL, &f->m.kernels, NULL), ERR_OK);
     f->m.hp = &f->hp;
+    f->m.kv_shape = hparams_kv_shape(&f->hp);
     f->m.kv_bf16 = bf16;
     f->m.score_scale = 0.25f;
     f->kv.m = &f->m;
@@ -177,11 +180,12 @@ static struct fixture *fixture_open(bool bf16, uint32_t window, enum qk_norm nor
         f->q_norm[j] = 1 + 0.3f * uniform(1001, (uint64_t)j);
     for (int j = 0; j < KV_HEADS * WIDTH; j++)
         f->k_norm[j] = 1 + 0.3f * uniform(1002, (uint64_t)j);
-    f->layer = (struct layer){.q_bias = f->bias,
-                              .k_bias = f->bias + HEADS * WIDTH,
-                              .v_bias = f->bias + (HEADS + KV_HEADS) * WIDTH,
-                              .q_norm = f->q_norm,
-                              .k_norm = f->k_norm};
+    bool has_norm = norm != QK_NORM_NONE;
+    f->layer = (struct layer){.v = {[W_Q_BIAS] = f->bias,
+                                    [W_K_BIAS] = f->bias + HEADS * WIDTH,
+                                    [W_V_BIAS] = f->bias + (HEADS + KV_HEADS) * WIDTH,
+                                    [W_Q_NORM] = has_norm ? f->q_norm : NULL,
+                                    [W_K_NORM] = has_norm ? f->k_norm : NULL}};
     memcpy(f->qkv, f->projected, sizeof f->qkv);
     return f;
 }
@@ -199,14 +203,15 @@ static void run(struct fixture *f, uint32_t from, uint32_t to)
     f->p = (struct model_pass){.m = &f->m,
                                .n = to - from,
                                .b = {.rows = f->rows + from,
-                                     .qkv = f->qkv[from],
-                                     .attended = f->attended[from],
+                                     .q = f->qkv[from],
+                                     .attended = {.f32 = f->attended[from]},
+                                     .tiles = f->tiles,
                                      .cos = f->cos[from],
-                                     .sin = f->sin[from],
-                                     .block_out = f->block_out}};
+                                     .sin = f->sin[from]}};
+    pass_cut_tiles(&f->p);
     struct stage st = {.p = &f->p, .kv = &f->kv, .layer = &f->layer};
     for (uint32_t i = 0; i < to - from; i++)
-        attention_store_row(&st, i);
+        heads_finish(&st, i);
     attention_run(&st, f->workers);
 }
 
@@ -253,8 +258,8 @@ static void plain_attention(const struct fixture *f, double out[N][HEADS * WIDTH
     for (int i = 0; i < N; i++)
         for (int h = 0; h < HEADS; h++) {
             int g = h / (HEADS / KV_HEADS), first = 0;
-            if (f->hp.sliding_window > 0 && i >= (int)f->hp.sliding_window)
-                first = i - (int)f->hp.sliding_window + 1;
+            if (f->hp.sliding_window[0] > 0 && i >= (int)f->hp.sliding_window[0])
+                first = i - (int)f->hp.sliding_window[0] + 1;
             double p[N], sum = 0;
             for (int t = first; t <= i; t++) {
                 double score = 0;

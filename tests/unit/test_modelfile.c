@@ -51,7 +51,7 @@ Test(modelfile, every_family_has_all_its_weights_with_their_shapes)
                 for (uint32_t e = 0; e < experts; e++) {
                     const struct tensor *t = model_file_find(f, role, l, e);
                     uint32_t n_dims;
-                    uint64_t dims[2];
+                    uint64_t dims[TENSOR_MAX_DIMS];
                     bool has = weight_shape(hp, role, l, &n_dims, dims);
                     if (role == W_HEAD && hp->tied_head) {
                         cr_expect(!has && t == model_file_find(f, W_EMBED, 0, 0));
@@ -374,10 +374,12 @@ Test(modelfile, a_file_of_many_gib_opens_without_reading_it)
     for (int role = 0; role < W_N_ROLES; role++)
         for (uint32_t e = 0; e < (weight_scope(role) == SCOPE_EXPERT ? 3u : 1u); e++) {
             uint32_t n_dims;
-            uint64_t dims[2];
+            uint64_t dims[TENSOR_MAX_DIMS];
             char name[WEIGHT_NAME_MAX];
             if (!weight_shape(&hp, role, 0, &n_dims, dims)) continue;
-            weight_name(hp.family, role, 0, e, name);
+            struct weight_place place;
+            cr_assert(weight_place(&hp, FILES_HF, role, 0, &place));
+            weight_name(place.name, 0, e, name);
             uint64_t bytes = 4 * dims[0] * (n_dims == 2 ? dims[1] : 1);
             buf_printf(&header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%llu", end > 0 ? "," : "",
                        name, (unsigned long long)dims[0]);

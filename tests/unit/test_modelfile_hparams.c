@@ -39,7 +39,7 @@ Test(modelfile_hparams, the_values_of_the_files_arrive)
     cr_expect_eq(hp.top_k, 2);
     cr_expect_eq(hp.expert_width, 32);
     cr_expect_eq(hp.dense_width, 0);
-    cr_expect(hp.gates_renormalized && !hp.tied_head && hp.is_moe[0] && hp.is_moe[1]);
+    cr_expect(hp.router.renormalized && !hp.tied_head && hp.is_moe[0] && hp.is_moe[1]);
     cr_expect_eq(hp.norm_eps, 1e-5f);
     cr_expect_eq(hp.rope.kind, ROPE_PLAIN);
     cr_expect_eq(hp.rope.theta, 1e6);
@@ -52,12 +52,12 @@ Test(modelfile_hparams, the_values_of_the_files_arrive)
     cr_expect_eq(hp.head_dim, 32, "stands alone: 4 heads of 32 are not 64");
     cr_expect_eq(hp.qk_norm, QK_NORM_HEAD);
     cr_expect_eq(hp.expert_width, 32, "moe_intermediate_size, not intermediate_size");
-    cr_expect(hp.gates_renormalized);
+    cr_expect(hp.router.renormalized);
     cr_expect_eq(hp.norm_eps, 1e-6f);
 
     cr_assert_eq(hparams_read(models[FAMILY_OLMOE], &hp, &why), ERR_OK, "%s", why.text);
     cr_expect_eq(hp.qk_norm, QK_NORM_FULL);
-    cr_expect_not(hp.gates_renormalized);
+    cr_expect_not(hp.router.renormalized);
     cr_expect_eq(hp.bos, -1);
     cr_expect_eq(hp.rope.theta, 1e4);
 
@@ -158,7 +158,7 @@ Test(modelfile_hparams, a_missing_key_is_named_or_has_the_official_default)
             "{\"-rope_theta\":0,\"-rms_norm_eps\":0,\"-norm_topk_prob\":0,\"-head_dim\":0}", &hp,
             &why),
         ERR_OK, "%s", why.text);
-    cr_expect(hp.rope.theta <= 1e4 && hp.norm_eps == 1e-6f && !hp.gates_renormalized &&
+    cr_expect(hp.rope.theta <= 1e4 && hp.norm_eps == 1e-6f && !hp.router.renormalized &&
               hp.head_dim == 16);
 }
 
@@ -400,7 +400,7 @@ Test(modelfile_hparams, published_models_have_their_published_size)
         for (int role = 0; role < W_N_ROLES; role++)
             for (uint32_t l = 0; l < (weight_scope(role) == SCOPE_MODEL ? 1 : hp.n_layers); l++) {
                 uint32_t n_dims;
-                uint64_t dims[2];
+                uint64_t dims[TENSOR_MAX_DIMS];
                 if (!weight_shape(&hp, role, l, &n_dims, dims)) continue;
                 sum += dims[0] * (n_dims == 2 ? dims[1] : 1) *
                        (weight_scope(role) == SCOPE_EXPERT ? hp.n_experts : 1);
