@@ -162,6 +162,13 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
                                                .tokens = s->tokens}};
 }
 
+void compute_driver_shared(struct compute_driver *d, const struct engine_job *job)
+{
+    const struct hparams *hp = model_hparams(d->cfg.model);
+    if (job->first_layer > job->last_layer || !hp->is_moe[job->last_layer]) return;
+    model_shared(d->slots[job->slot].pass, (uint32_t)job->last_layer, d->cfg.workers);
+}
+
 void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row,
                              int32_t token, uint32_t n_top, struct generation_event *ev)
 {

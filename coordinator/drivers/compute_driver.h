@@ -39,6 +39,10 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
                         const struct engine_job *job, const struct client_driver *clients,
                         struct engine_event *done);
 
+/* The shared expert of the layer that a job ended with, if its rows now wait for routed experts. Changes nothing but when
+ * it is computed. */
+void compute_driver_shared(struct compute_driver *d, const struct engine_job *job);
+
 /* Fill logprob and alternatives of an event from logits of a slot: of `token`, which may be -1 (none). */
 void compute_driver_logprobs(struct compute_driver *d, uint32_t slot, uint32_t logit_row,
                              int32_t token, uint32_t n_top, struct generation_event *ev);

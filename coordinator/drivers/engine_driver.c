@@ -245,6 +245,8 @@ static bool run_job(struct engine_driver *d)
         struct engine_event done;
         compute_driver_run(d->compute, d->engine, &d->jobs[i], d->clients, &done);
         give(d, &done);
+        /* The rows are on their way: what every row takes is computed meanwhile. */
+        if (!d->job_waiting[i]) compute_driver_shared(d->compute, &d->jobs[i]);
         return true;
     }
     return false;
