@@ -77,66 +77,80 @@ void attention_store_row(const struct stage *st, uint32_t row)
     }
 }
 
-#define HEADS_TOGETHER 16u
+/* Queries that meet a block of the cache together: query heads of one kv head, of rows one position after the other. */
+#define TOGETHER 32u
 
-/* Query heads [head, head + n) of one kv head of one row, block by block, so that a block is read once for all of them. */
-static void attend_heads(const struct stage *st, uint32_t row, uint32_t kv_head, uint32_t head,
-                         uint32_t n)
+static uint32_t group_of(const struct hparams *hp)
+{
+    return hp->n_heads / hp->n_kv_heads;
+}
+
+/* Rows of the pass per task. */
+static uint32_t rows_together(const struct hparams *hp)
+{
+    return group_of(hp) < TOGETHER / 2 ? TOGETHER / 2 / group_of(hp) : 1;
+}
+
+/* Query heads [head, head + heads) of one kv head, of n rows of one sequence from `row` on; heads * n <= TOGETHER. */
+static void attend(const struct stage *st, uint32_t row, uint32_t n, uint32_t kv_head,
+                   uint32_t head, uint32_t heads)
 {
     const struct model *m = st->p->m;
     const struct hparams *hp = m->hp;
-    const uint32_t width = hp->head_dim;
-    const struct model_row *r = &st->p->b.rows[row];
-    const float *q = st->p->b.qkv + (size_t)row * (hp->n_heads + 2 * hp->n_kv_heads) * width;
-    float *out = st->p->b.attended + (size_t)row * hp->n_heads * width;
+    const uint32_t width = hp->head_dim, row_width = (hp->n_heads + 2 * hp->n_kv_heads) * width;
+    const struct model_row *rows = &st->p->b.rows[row];
     const struct attention_shape shape = {
         .kv_bf16 = m->kv_bf16, .key_dim = width, .value_dim = width, .scale = m->score_scale};
-    struct attention_row rows[HEADS_TOGETHER];
-    for (uint32_t h = 0; h < n; h++)
-        attention_row_start(&rows[h], q + (size_t)(head + h) * width,
-                            out + (size_t)(head + h) * width);
-
-    uint32_t last = r->position, first = 0;
-    if (hp->sliding_window > 0 && last >= hp->sliding_window) first = last - hp->sliding_window + 1;
-    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= last / KV_BLOCK_TOKENS; b++) {
-        uint32_t base = b * KV_BLOCK_TOKENS;
-        uint32_t from = first > base ? first - base : 0;
-        uint32_t to = last - base < KV_BLOCK_TOKENS ? last - base + 1 : KV_BLOCK_TOKENS;
-        for (uint32_t h = 0; h < n; h++) {
-            rows[h].first = from;
-            rows[h].visible = to - from;
-        }
-        m->kernels->attention_block(&shape, rows, n,
-                                    kv_keys(st->kv, r->blocks[b], st->layer_index, kv_head),
-                                    kv_values(st->kv, r->blocks[b], st->layer_index, kv_head));
+    struct attention_row met[TOGETHER];
+    for (uint32_t i = 0; i < n * heads; i++) {
+        const size_t at = row + i / heads, h = head + i % heads;
+        attention_row_start(&met[i], st->p->b.qkv + at * row_width + h * width,
+                            st->p->b.attended + (at * hp->n_heads + h) * width);
     }
-    for (uint32_t h = 0; h < n; h++)
-        m->kernels->scale_div(rows[h].o, width, rows[h].l);
+    const uint32_t window = hp->sliding_window > 0 ? hp->sliding_window : UINT32_MAX;
+    const uint32_t first =
+        rows[0].position >= window ? rows[0].position - window + 1 : 0; /* the later see less */
+    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= rows[n - 1].position / KV_BLOCK_TOKENS; b++) {
+        for (uint32_t i = 0; i < n * heads; i++) {
+            const uint32_t position = rows[i / heads].position;
+            attention_row_see(&met[i], b * KV_BLOCK_TOKENS,
+                              position >= window ? position - window + 1 : 0, position + 1);
+        }
+        m->kernels->attention_block(&shape, met, n * heads,
+                                    kv_keys(st->kv, rows->blocks[b], st->layer_index, kv_head),
+                                    kv_values(st->kv, rows->blocks[b], st->layer_index, kv_head));
+    }
+    for (uint32_t i = 0; i < n * heads; i++)
+        m->kernels->scale_div(met[i].o, width, met[i].l);
 }
 
-static void attend(const struct stage *st, uint32_t row, uint32_t kv_head)
-{
-    const struct hparams *hp = st->p->m->hp;
-    const uint32_t group = hp->n_heads / hp->n_kv_heads;
-    for (uint32_t h = 0; h < group; h += HEADS_TOGETHER)
-        attend_heads(st, row, kv_head, kv_head * group + h,
-                     group - h < HEADS_TOGETHER ? group - h : HEADS_TOGETHER);
-}
-
+/* One kv head of the rows of a task, cut where the sequence changes. */
 static void attend_task(void *ctx, uint32_t task, unsigned worker)
 {
     (void)worker;
     const struct stage *st = ctx;
-    uint32_t heads = st->p->m->hp->n_kv_heads;
-    attend(st, task / heads, task % heads);
+    const struct hparams *hp = st->p->m->hp;
+    const uint32_t kv_head = task % hp->n_kv_heads, group = group_of(hp), most = rows_together(hp);
+    const uint32_t begin = task / hp->n_kv_heads * most,
+                   end = st->p->n - begin < most ? st->p->n : begin + most;
+    const struct model_row *rows = st->p->b.rows;
+    for (uint32_t row = begin, next; row < end; row = next) {
+        for (next = row + 1; next < end && rows[next].blocks == rows[row].blocks &&
+                             rows[next].position == rows[next - 1].position + 1;)
+            next++;
+        for (uint32_t h = 0; h < group; h += TOGETHER)
+            attend(st, row, next - row, kv_head, kv_head * group + h,
+                   group - h < TOGETHER ? group - h : TOGETHER);
+    }
 }
 
 void attention_run(const struct stage *st, struct workers *w)
 {
     const struct hparams *hp = st->p->m->hp;
-    const uint32_t group = hp->n_heads / hp->n_kv_heads;
+    const uint32_t most = rows_together(hp);
     struct stage copy = *st;
-    /* Work of one task: about two values read per key and dimension, for each query head. */
+    /* Work of one task: about two values read per key and dimension, for each query. */
     size_t keys = (size_t)st->p->b.rows[st->p->n - 1].position + 1;
-    run_rows(w, st->p->n * hp->n_kv_heads, 2 * keys * hp->head_dim * group, attend_task, &copy);
+    run_rows(w, (st->p->n + most - 1) / most * hp->n_kv_heads,
+             2 * keys * hp->head_dim * group_of(hp) * most, attend_task, &copy);
 }
