@@ -18,7 +18,7 @@
 #include "common/kernels/variants.h"
 
 #define TOKENS    ATTENTION_TOKENS
-#define CHUNK     16u             /* rows whose weights are kept at a time */
+#define CHUNK     32u             /* rows whose weights are kept at a time */
 #define STRIP     64u             /* outputs for which values are taken out of keys at a time */
 #define PER_PANEL (PANEL / LANES) /* vectors of a line of a panel */
 

@@ -106,6 +106,17 @@ static inline void attention_row_start_sink(struct attention_row *r, const float
         o[i] = 0.0f;
 }
 
+/* The row sees positions [from, to) of its sequence: its part of the block whose first token has position `base`. */
+static inline void attention_row_see(struct attention_row *r, uint32_t base, uint32_t from,
+                                     uint32_t to)
+{
+    const uint32_t first = from > base ? from - base : 0;
+    uint32_t end = to > base ? to - base : 0;
+    if (end > ATTENTION_TOKENS) end = ATTENTION_TOKENS;
+    r->first = first;
+    r->visible = end > first ? end - first : 0;
+}
+
 /* ---- the table -------------------------------------------------------------------------------- */
 
 /* All pointers are set. Wide panel ranges are best: rows of bf16 are upcast once per matmul call. */
@@ -157,7 +168,11 @@ struct kernels {
     /* The same for pairs (2i, 2i + 1). */
     void (*rope_pairs)(float *x, uint32_t half, const float *c, const float *s);
 
-    /* One block of the cache met by n rows; each row's bits are those of the row alone, whatever the others are or see.
+    /* One block of the cache met by n rows: query heads that share a kv head, and rows of a prompt one position after the
+     * other, the heads of a position side by side. From 8 rows on keys and values are read once for all of them; 16 to 32
+     * are best. Each row's bits are those of the row alone, whatever the others are or see. So, for a tile of rows:
+     *   attention_row_start for each; then for each block, from the first that any of them sees to the last:
+     *   attention_row_see for each, attention_block; at last scale_div(o, value_dim, l) for each.
      * keys: panels of 16 tokens, [4][key_dim][16]; values [64][value_dim], or NULL: a token's value is the first
      * value_dim (<= key_dim) numbers of its key (MLA), the bits are those of the same numbers stored apart.
      * For each row, over the tokens t that it sees:
@@ -165,7 +180,6 @@ struct kernels {
      *   m_b = max s_t; p_t = exp(s_t - m_b); l_b = sum ascending t; o_b = chain fma(p_t, v_t) ascending t from +0
      * A row without a block yet (l = 0) takes (m_b, l_b, o_b) as they are; else
      *   m' = max(m, m_b); a = exp(m - m'); b = exp(m_b - m'); l = fma(l, a, l_b*b); o = fma(o, a, o_b*b).
-     * After the last block: scale_div(o, value_dim, l).
      * What memory holds for tokens a row does not see, even NaN, does not matter. A NaN score is no maximum, and its p is
      * infinite, so that l and o are not finite. Rows' o must not overlap. */
     void (*attention_block)(const struct attention_shape *shape, struct attention_row *rows,

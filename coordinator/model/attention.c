@@ -60,17 +60,11 @@ static void start(const struct visit *v, struct attention_row *rows)
 /* What each row sees of block b. */
 static void look(const struct visit *v, uint32_t b, struct attention_row *rows)
 {
-    const uint32_t base = b * KV_BLOCK_TOKENS;
     for (uint32_t r = 0; r < v->tile.n; r++) {
-        uint32_t last = v->st->p->b.rows[v->tile.first + r].position;
-        uint32_t first = first_seen(v->st, last);
-        uint32_t from = first > base ? first - base : 0;
-        uint32_t to = last < base ? 0 : last - base + 1;
-        if (to > KV_BLOCK_TOKENS) to = KV_BLOCK_TOKENS;
-        for (uint32_t h = 0; h < v->n_heads; h++) {
-            rows[r * v->n_heads + h].first = from < to ? from : 0;
-            rows[r * v->n_heads + h].visible = from < to ? to - from : 0;
-        }
+        uint32_t position = v->st->p->b.rows[v->tile.first + r].position;
+        for (uint32_t h = 0; h < v->n_heads; h++)
+            attention_row_see(&rows[r * v->n_heads + h], b * KV_BLOCK_TOKENS,
+                              first_seen(v->st, position), position + 1);
     }
 }
 

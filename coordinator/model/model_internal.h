@@ -83,7 +83,7 @@ struct views {
 /* Rows [n] in one format. */
 struct rows views_rows(const struct views *v, enum row_format f, uint32_t n);
 
-#define TILE_ROWS 8u
+#define TILE_ROWS 16u
 
 /* Consecutive rows of one sequence, at most TILE_ROWS, which read the cache together. */
 struct row_tile {

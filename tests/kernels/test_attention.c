@@ -391,3 +391,61 @@ Test(attention, a_row_that_is_not_finite_shows_and_does_no_harm)
         }
     }
 }
+
+Test(attention, a_row_sees_its_part_of_a_block)
+{
+    static const uint32_t cases[][5] = {
+        /* base, from, to; first, visible */
+        {0, 0, 64, 0, 64},     {0, 0, 1, 0, 1},       {64, 0, 64, 0, 0},
+        {64, 0, 65, 0, 1},     {64, 70, 90, 6, 20},   {64, 128, 130, 64, 0},
+        {64, 130, 140, 66, 0}, {64, 127, 500, 63, 1}, {128, 3, 5, 0, 0}};
+    for (uint32_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct attention_row r = {0};
+        attention_row_see(&r, cases[i][0], cases[i][1], cases[i][2]);
+        cr_expect_eq(r.visible, cases[i][4], "case %u", i);
+        if (r.visible > 0) cr_expect_eq(r.first, cases[i][3], "case %u", i);
+    }
+}
+
+/* A prompt of 150 tokens with two query heads, in tiles of any size, with and without a window: the bits of each row alone. */
+Test(attention, a_prompt_in_tiles_has_the_bits_of_its_rows_alone)
+{
+    enum { PROMPT = 150, HEADS = 2, KD = 40, VD = 24, N_BLOCKS = 3 };
+    uint64_t state = 31;
+    const struct span all = {0, 64};
+    struct block b[N_BLOCKS];
+    for (uint32_t j = 0; j < N_BLOCKS; j++)
+        b[j] = make(shape_of(KD, VD, true, 0), &all, 1, NUM_PLAIN, NAN, 40 + j);
+    static float q[PROMPT * HEADS][KD], alone[PROMPT * HEADS][VD], tiled[PROMPT * HEADS][VD];
+    fill(&q[0][0], PROMPT * HEADS * KD, NUM_PLAIN, &state);
+    for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
+        const struct kernels *v = runnable(kernels_variant(i));
+        if (v == NULL) continue;
+        for (uint32_t window = 20; window <= 200; window += 90)
+            for (uint32_t tile = 1; tile <= 20; tile += tile == 1 ? 4 : 5) {
+                float(*out)[VD] = tile == 1 ? alone : tiled;
+                for (uint32_t at = 0; at < PROMPT; at += tile) {
+                    struct attention_row rows[MAX_ROWS];
+                    const uint32_t n = PROMPT - at < tile ? PROMPT - at : tile;
+                    for (uint32_t r = 0; r < n * HEADS; r++)
+                        attention_row_start(&rows[r], q[at * HEADS + r], out[at * HEADS + r]);
+                    for (uint32_t j = 0; j < N_BLOCKS; j++) {
+                        for (uint32_t r = 0; r < n * HEADS; r++) {
+                            const uint32_t position = at + r / HEADS;
+                            attention_row_see(&rows[r], 64 * j,
+                                              position >= window ? position - window + 1 : 0,
+                                              position + 1);
+                        }
+                        v->attention_block(&b[j].shape, rows, n * HEADS, b[j].keys, b[j].values);
+                    }
+                    for (uint32_t r = 0; r < n * HEADS; r++)
+                        v->scale_div(rows[r].o, VD, rows[r].l);
+                }
+                if (tile > 1)
+                    cr_assert_arr_eq(alone, tiled, sizeof alone, "%s tile %u window %u", v->name,
+                                     tile, window);
+            }
+    }
+    for (uint32_t j = 0; j < N_BLOCKS; j++)
+        close_block(&b[j]);
+}
