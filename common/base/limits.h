@@ -5,6 +5,11 @@
 /* Model files */
 #define LIMIT_SAFETENSORS_HEADER_BYTES                                                             \
     (64u << 20) /* DeepSeek-V3's largest shard header is 150 KiB; room for one-file models */
+#define LIMIT_GGUF_HEADER_BYTES                                                                    \
+    (1u << 30) /* vocabularies of 200k entries with merges and scores: 12 MiB */
+#define LIMIT_GGUF_KEYS        65536u
+#define LIMIT_GGUF_TENSORS     (1u << 20) /* experts apart: 46k for 58 layers of 256 */
+#define LIMIT_GGUF_ARRAY       (16u << 20) /* strings of a vocabulary or of its merges */
 #define LIMIT_CONFIG_JSON_BYTES        (1u << 20)
 #define LIMIT_INDEX_JSON_BYTES         (64u << 20) /* DeepSeek-V3's index: 9 MiB */
 #define LIMIT_TOKENIZER_JSON_BYTES     (128u << 20)
