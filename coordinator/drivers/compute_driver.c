@@ -142,7 +142,8 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
             d->rows[r] = (struct model_row){.token = rows[r].token,
                                             .position = rows[r].position,
                                             .blocks = rows[r].blocks,
-                                            .wants_logits = rows[r].wants_logits};
+                                            .wants_logits = rows[r].wants_logits,
+                                            .beyond = rows[r].beyond};
         model_begin(s->pass, d->rows, n);
     }
     if (job->combine_layer >= 0)

@@ -55,6 +55,7 @@ static enum err_code open_passes(struct engine *e, struct err *why)
         enum err_code rc = pass_init(&e->passes[i], i, is_prefill ? c->chunk : c->max_decode_rows,
                                      is_prefill, why);
         if (rc != ERR_OK) return rc;
+        e->passes[i].rope_length = c->rope_length;
     }
     return ERR_OK;
 }

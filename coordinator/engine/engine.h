@@ -42,6 +42,9 @@ struct engine_cfg {
     uint32_t max_waiting;                 /* then EXHAUSTED */
     const int32_t *eos;                   /* copied */
     uint32_t n_eos;
+    /* Long rope: sequences of more tokens are computed another way (rows say so), from their first token on: when one grows
+     * past it, it is computed anew. 0: no such length. */
+    uint32_t rope_length;
     struct dispatch_cfg dispatch;
     struct placement *placement; /* acquired */
 };
@@ -105,6 +108,7 @@ struct engine_row {
     uint32_t position;
     const uint32_t *blocks; /* of its sequence; valid while the pass lives */
     bool wants_logits;
+    bool beyond;           /* rope_length */
     bool samples;          /* its token continues the sequence (else: prompt logits only) */
     uint32_t output_index; /* of the token it samples */
     const int32_t *tokens; /* of its sequence: the prompt, then the output [n_prompt + output_index] */

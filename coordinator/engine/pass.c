@@ -62,6 +62,7 @@ void pass_add(struct pass *p, struct sequence *s, uint32_t n)
             .position = i,
             .blocks = s->blocks,
             .wants_logits = pass_wants_logits(s, i),
+            .beyond = p->rope_length > 0 && s->n_tokens > p->rope_length,
             .samples = samples(s, i),
             .output_index = sequence_n_output(s),
             .tokens = s->tokens,

@@ -30,6 +30,7 @@ struct pass {
     enum pass_state state;
     uint32_t slot, cap;
     bool is_prefill;
+    uint32_t rope_length; /* engine.h */
     uint32_t n_rows, n_parts, n_live_parts, n_logit_rows;
     struct engine_row *rows; /* [cap] */
     struct pass_part *parts; /* [cap] */

@@ -223,7 +223,9 @@ static void end_pass(struct engine *e, struct pass *p, const struct engine_token
             continue;
         }
         bool sampled = p->rows[part->first + part->n - 1].samples;
-        q->state = sampled ? SEQUENCE_READY : SEQUENCE_PREFILL;
+        bool crossed = sampled && p->rope_length > 0 && q->n_tokens == p->rope_length + 1;
+        if (crossed) scheduler_release(&e->scheduler, q);
+        q->state = sampled && !crossed ? SEQUENCE_READY : SEQUENCE_PREFILL;
     }
     free_pass(e, p);
 }

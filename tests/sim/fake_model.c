@@ -52,9 +52,9 @@ void fake_pass_close(struct fake_pass *p)
 
 /* ---- the arithmetic, shared by passes and truth ------------------------------------------------ */
 
-static uint64_t embed(const struct fake_model *m, int32_t token, uint32_t position)
+static uint64_t embed(const struct fake_model *m, int32_t token, uint32_t position, bool beyond)
 {
-    return mix(mix(m->seed, (uint64_t)token), position);
+    return mix(mix(m->seed + beyond, (uint64_t)token), position);
 }
 
 static uint64_t key(uint64_t hidden, uint32_t layer, uint32_t position)
@@ -94,9 +94,17 @@ void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_
 {
     uint32_t total = n_prompt + n;
     uint64_t *sums = calloc(m->n_layers, sizeof *sums); /* of the keys so far */
-    for (uint32_t i = 0; i + 1 < total; i++) {
+    const uint32_t most = m->rope_length > 0 ? m->rope_length : UINT32_MAX;
+    bool beyond = n_prompt > most;
+    for (uint32_t i = 0, known = 0; i + 1 < total; i++) {
+        if (!beyond && i + 1 > most) { /* all over again */
+            beyond = true;
+            known = i + 1 - n_prompt;
+            memset(sums, 0, m->n_layers * sizeof *sums);
+            i = 0;
+        }
         int32_t token = i < n_prompt ? prompt[i] : out[i - n_prompt];
-        uint64_t h = embed(m, token, i);
+        uint64_t h = embed(m, token, i, beyond);
         for (uint32_t layer = 0; layer < m->n_layers; layer++) {
             sums[layer] += key(h, layer, i);
             h = mix(h, sums[layer]);
@@ -111,7 +119,7 @@ void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_
                 sum += fake_expert(m, layer, experts[k], h) * (k + 1);
             h = mix(h, sum);
         }
-        if (i + 1 >= n_prompt) out[i + 1 - n_prompt] = sample(h);
+        if (i + 1 >= n_prompt + known) out[i + 1 - n_prompt] = sample(h);
     }
     free(sums);
 }
@@ -172,7 +180,7 @@ const char *fake_model_run(struct fake_model *m, struct fake_pass *p, const stru
         p->n_rows = n_rows;
         memcpy(p->rows, rows, n_rows * sizeof *rows);
         for (uint32_t r = 0; r < n_rows; r++) {
-            p->hidden[r] = embed(m, rows[r].token, rows[r].position);
+            p->hidden[r] = embed(m, rows[r].token, rows[r].position, rows[r].beyond);
             p->bad_layer[r] = -1;
         }
     }

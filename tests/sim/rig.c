@@ -44,7 +44,8 @@ void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *pla
                                    .n_layers = c.n_layers,
                                    .n_experts = c.n_experts,
                                    .top_k = c.top_k,
-                                   .n_kv_blocks = c.n_kv_blocks};
+                                   .n_kv_blocks = c.n_kv_blocks,
+                                   .rope_length = c.rope_length};
     memcpy(r->model.is_moe, c.is_moe, c.n_layers * sizeof *c.is_moe);
     fake_model_open(&r->model);
     for (uint32_t s = 0; s < c.decode_slots + c.prefill_slots; s++)

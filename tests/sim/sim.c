@@ -132,6 +132,7 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     c->is_moe = is_moe;
     uint32_t most = sim_chance(s, 30) ? 400 : 200;
     c->ctx = (uint32_t)sim_draw(s, 20, most);
+    if (sim_chance(s, 25)) c->rope_length = (uint32_t)sim_draw(s, 1, c->ctx);
     c->n_kv_blocks =
         (c->ctx + 63) / 64 + (uint32_t)(sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
     most = sim_chance(s, 50) ? 20 : 130;

@@ -242,6 +242,24 @@ Test(engine, prompt_logits_come_once_each_in_order_and_zero_tokens_end_after_the
     close_idle_rig(&r);
 }
 
+/* Long rope: what was computed for a short sequence does not fit a long one. */
+Test(engine, a_sequence_that_grows_past_the_rope_length_is_computed_anew)
+{
+    struct rig r;
+    struct engine_cfg cfg = small_cfg();
+    cfg.rope_length = 24;
+    open_rig(&r, cfg, 1);
+    struct rig_client *grows = rig_submit(&r, 1, 20, 12, true, NEVER, NULL);
+    struct rig_client *is_long = rig_submit(&r, 2, 25, 4, false, NEVER, NULL);
+    struct rig_client *stays = rig_submit(&r, 3, 20, 4, false, NEVER, NULL);
+    run_to_the_end(&r);
+    cr_expect(grows->n_told == 12 && is_long->n_told == 4 && stays->n_told == 4);
+    cr_expect_eq(grows->n_prompt_told, 20u, "the prompt's logits are told once");
+    struct engine_stats st = stats_of(&r);
+    cr_expect_eq(st.tokens_prefilled, 20u + 25 + 25 + 20, "20 tokens and, grown to 25, all again");
+    close_idle_rig(&r);
+}
+
 Test(engine, dense_layers_are_one_job_and_a_dense_model_one_job_per_pass)
 {
     struct rig r;
