@@ -1,7 +1,6 @@
 #include "common/modelfile/model_file.h"
 
 #include <assert.h>
-#include <dirent.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -12,6 +11,8 @@
 
 #include "common/base/file.h"
 #include "common/base/mem.h"
+#include "common/modelfile/gguf_config.h"
+#include "common/modelfile/gguf_set.h"
 #include "common/modelfile/shards.h"
 #include "common/modelfile/weights.h"
 
@@ -21,8 +22,10 @@ struct model_file {
     char *dir;
     struct hparams hp;
     enum weight_files files;
-    struct shards shards;
-    struct tensor *tensors;           /* [shards.n_entries], by name */
+    struct shards shards; /* FILES_HF */
+    struct gguf_set gguf; /* FILES_GGUF */
+    uint32_t n_tensors;
+    struct tensor *tensors;           /* [n_tensors], by name */
     /* By role; one that the model does not have, or that is not here, has no name. */
     struct tensor *model_wide; /* [W_N_ROLES] */
     struct tensor *per_layer;  /* [n_layers][W_N_ROLES] */
@@ -61,8 +64,8 @@ static void shape_text(uint32_t n_dims, const uint64_t *dims, char *out, size_t 
 
 static const struct tensor *named(const struct model_file *f, const char *name)
 {
-    if (f->shards.n_entries == 0) return NULL;
-    return bsearch(name, f->tensors, f->shards.n_entries, sizeof *f->tensors, is_named);
+    if (f->n_tensors == 0) return NULL;
+    return bsearch(name, f->tensors, f->n_tensors, sizeof *f->tensors, is_named);
 }
 
 static enum err_code check_shape(const struct tensor *t, const char *what, uint32_t n_dims,
@@ -252,11 +255,9 @@ static enum err_code need_all(struct model_file *f, struct err *why)
     return ERR_OK;
 }
 
-static enum err_code list_tensors(struct model_file *f, struct err *why)
+static void list_shards(struct model_file *f)
 {
-    f->tensors = mem_zalloc_array(f->shards.n_entries, sizeof *f->tensors);
-    if (f->tensors == NULL) return err_nomem(why, "the tensor table");
-    for (uint32_t i = 0; i < f->shards.n_entries; i++) {
+    for (uint32_t i = 0; i < f->n_tensors; i++) {
         const struct shard_entry *e = &f->shards.entries[i];
         const uint8_t *base = mapped_file_data(f->shards.items[e->shard].file);
         struct tensor *t = &f->tensors[i];
@@ -269,6 +270,35 @@ static enum err_code list_tensors(struct model_file *f, struct err *why)
                              .file_off = e->tensor->off};
         memcpy(t->dims, e->tensor->dims, sizeof t->dims);
     }
+}
+
+/* Dimensions are outermost first here, innermost first there. */
+static void list_gguf(struct model_file *f)
+{
+    for (uint32_t i = 0; i < f->n_tensors; i++) {
+        const struct gguf_entry *e = &f->gguf.entries[i];
+        struct tensor *t = &f->tensors[i];
+        *t = (struct tensor){.name = e->tensor->name,
+                             .dtype = e->tensor->dtype,
+                             .n_dims = e->tensor->n_dims,
+                             .data = gguf_set_data(&f->gguf, e),
+                             .bytes = e->tensor->bytes,
+                             .file = e->part,
+                             .file_off = e->tensor->off};
+        for (uint32_t d = 0; d < t->n_dims; d++)
+            t->dims[d] = e->tensor->dims[t->n_dims - 1 - d];
+    }
+}
+
+static enum err_code list_tensors(struct model_file *f, struct err *why)
+{
+    f->n_tensors = f->files == FILES_GGUF ? f->gguf.n_entries : f->shards.n_entries;
+    f->tensors = mem_zalloc_array(f->n_tensors, sizeof *f->tensors);
+    if (f->tensors == NULL) return err_nomem(why, "the tensor table");
+    if (f->files == FILES_GGUF)
+        list_gguf(f);
+    else
+        list_shards(f);
     return ERR_OK;
 }
 
@@ -279,22 +309,6 @@ static bool exists(const char *dir, const char *name)
     char path[4096];
     int n = snprintf(path, sizeof path, "%s/%s", dir, name);
     return n > 0 && (size_t)n < sizeof path && access(path, F_OK) == 0;
-}
-
-static bool ends_with(const char *s, const char *tail)
-{
-    size_t a = strlen(s), b = strlen(tail);
-    return a >= b && strcmp(s + a - b, tail) == 0;
-}
-
-static bool holds_gguf(const char *dir)
-{
-    DIR *d = opendir(dir);
-    bool found = false;
-    for (const struct dirent *e; d != NULL && !found && (e = readdir(d)) != NULL;)
-        found = ends_with(e->d_name, ".gguf");
-    if (d != NULL) closedir(d);
-    return found;
 }
 
 /* A download cache: refs/main holds the name of a folder in snapshots/. */
@@ -321,21 +335,38 @@ static enum err_code follow_ref(const char *dir, char **out, struct err *why)
     return rc;
 }
 
-static enum err_code find_dir(const char *path, char **out, struct err *why)
+/* The folder with config.json, or the one with the GGUF file, or that file. */
+static enum err_code find_model(const char *path, char **out, struct err *why)
 {
-    if (ends_with(path, ".gguf"))
-        return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
     struct stat st;
-    if (stat(path, &st) != 0) return err_set(why, ERR_NOT_FOUND, "no such folder");
-    if (!S_ISDIR(st.st_mode))
-        return err_set(why, ERR_INVALID, "is not a folder (give the one that holds config.json)");
-    if (!exists(path, "config.json")) {
-        if (exists(path, "refs/main")) return follow_ref(path, out, why);
-        if (holds_gguf(path))
-            return err_set(why, ERR_UNSUPPORTED, "GGUF files are not supported yet");
-    }
+    if (stat(path, &st) != 0) return err_set(why, ERR_NOT_FOUND, "no such file or folder");
+    if (S_ISDIR(st.st_mode) && !exists(path, "config.json") && exists(path, "refs/main"))
+        return follow_ref(path, out, why);
+    if (!S_ISDIR(st.st_mode) && !gguf_set_is(path))
+        return err_set(why, ERR_INVALID,
+                       "is neither a folder (give the one that holds config.json) nor a .gguf file");
     *out = mem_strdup(path);
     return *out != NULL ? ERR_OK : err_nomem(why, "a path");
+}
+
+static enum err_code open_shards(struct model_file *f, bool in_part, struct err *why)
+{
+    enum err_code rc = hparams_read(f->dir, &f->hp, why);
+    return rc == ERR_OK ? shards_open(f->dir, in_part, &f->shards, why) : rc;
+}
+
+/* All parts must be here: only they say what tensors the model has. */
+static enum err_code open_gguf(struct model_file *f, struct err *why)
+{
+    json_t *config;
+    f->files = FILES_GGUF;
+    enum err_code rc = gguf_set_open(f->dir, false, &f->gguf, why);
+    if (rc == ERR_OK) rc = gguf_config_make(&f->gguf, &config, why);
+    if (rc != ERR_OK) return rc;
+    rc = hparams_read_object(config, "metadata", &f->hp, why);
+    json_decref(config);
+    if (gguf_config_interleaves(gguf_set_meta(&f->gguf))) f->hp.rope_interleaved = true;
+    return rc;
 }
 
 static enum err_code open_file(const char *path, bool in_part, struct model_file **out,
@@ -347,9 +378,8 @@ static enum err_code open_file(const char *path, bool in_part, struct model_file
         rc = err_nomem(why, "a model file");
         goto fail;
     }
-    rc = find_dir(path, &f->dir, why);
-    if (rc == ERR_OK) rc = hparams_read(f->dir, &f->hp, why);
-    if (rc == ERR_OK) rc = shards_open(f->dir, in_part, &f->shards, why);
+    rc = find_model(path, &f->dir, why);
+    if (rc == ERR_OK) rc = gguf_set_is(f->dir) ? open_gguf(f, why) : open_shards(f, in_part, why);
     if (rc == ERR_OK) rc = list_tensors(f, why);
     if (rc == ERR_OK) rc = need_all(f, why);
     if (rc != ERR_OK) goto fail;
@@ -378,6 +408,7 @@ void model_file_close(struct model_file *f)
     mem_free(f->model_wide);
     mem_free(f->tensors);
     shards_close(&f->shards);
+    gguf_set_close(&f->gguf);
     mem_free(f->dir);
     mem_free(f);
 }
@@ -405,21 +436,34 @@ const struct tensor *model_file_find(const struct model_file *f, enum weight_rol
     return t->name != NULL ? t : NULL;
 }
 
+const struct gguf *model_file_gguf(const struct model_file *f)
+{
+    return f->files == FILES_GGUF ? gguf_set_meta(&f->gguf) : NULL;
+}
+
+/* ---- the files ---------------------------------------------------------------------------------- */
+
+static struct mapped_file *mapped(const struct model_file *f, uint32_t file)
+{
+    assert(file < model_file_n_paths(f));
+    return f->files == FILES_GGUF ? f->gguf.parts[file].file : f->shards.items[file].file;
+}
+
 uint32_t model_file_n_paths(const struct model_file *f)
 {
-    return f->shards.n;
+    return f->files == FILES_GGUF ? f->gguf.n_parts : f->shards.n;
 }
 
 const char *model_file_path(const struct model_file *f, uint32_t file)
 {
-    assert(file < f->shards.n);
-    return f->shards.items[file].path;
+    assert(file < model_file_n_paths(f));
+    return f->files == FILES_GGUF ? f->gguf.parts[file].path : f->shards.items[file].path;
 }
 
 uint64_t model_file_size(const struct model_file *f, uint32_t file)
 {
-    assert(file < f->shards.n);
-    return f->shards.items[file].file == NULL ? 0 : mapped_file_size(f->shards.items[file].file);
+    const struct mapped_file *m = mapped(f, file);
+    return m == NULL ? 0 : mapped_file_size(m);
 }
 
 const uint64_t *model_file_index_hash(const struct model_file *f)
@@ -434,22 +478,23 @@ const char *model_file_index_path(const struct model_file *f)
 
 void model_file_drop(const struct model_file *f, const struct tensor *t)
 {
-    mapped_file_drop(f->shards.items[t->file].file, (size_t)t->file_off, (size_t)t->bytes);
+    mapped_file_drop(mapped(f, t->file), (size_t)t->file_off, (size_t)t->bytes);
 }
 
 uint32_t model_file_n_tensors(const struct model_file *f)
 {
-    return f->shards.n_entries;
+    return f->n_tensors;
 }
 
 const struct tensor *model_file_tensor(const struct model_file *f, uint32_t i)
 {
-    assert(i < f->shards.n_entries);
+    assert(i < f->n_tensors);
     return &f->tensors[i];
 }
 
 const char *model_file_dtype_text(const struct model_file *f, uint32_t i)
 {
-    assert(i < f->shards.n_entries);
-    return f->shards.entries[i].tensor->dtype_text;
+    assert(i < f->n_tensors);
+    return f->files == FILES_GGUF ? f->gguf.entries[i].tensor->type_text
+                                  : f->shards.entries[i].tensor->dtype_text;
 }

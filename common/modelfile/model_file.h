@@ -51,21 +51,23 @@ enum weight_role {
 };
 
 struct model_file;
+struct gguf;
 
-/* `path`: a Hugging Face folder (config.json; model.safetensors, or shards with model.safetensors.index.json), or a
- * folder of its download cache ("models--org--name"), whose refs/main is followed.
+/* `path`: a Hugging Face folder (config.json; model.safetensors, or shards with model.safetensors.index.json), a
+ * folder of its download cache ("models--org--name"), whose refs/main is followed; a GGUF file, any part of a split one, or
+ * a folder with one.
  * Checks at open that every tensor the family needs is there with the right shape and a known dtype (the name,
  * both shapes in the error), that offsets lie within the files and do not overlap, that shards exist (named).
- * A .gguf path or folder with only gguf: UNSUPPORTED, "GGUF files are not supported yet". */
-/* INVALID (not a folder), NOT_FOUND, CORRUPT, UNSUPPORTED, IO, EXHAUSTED; texts begin with the path. */
+ * INVALID (not a model's path), NOT_FOUND, CORRUPT, UNSUPPORTED, IO, EXHAUSTED; texts begin with the path. */
 enum err_code model_file_open(const char *path, struct model_file **out, struct err *why);
 /* The same for a machine that has only some of the shards (config.json and the index must be there): a tensor in a
- * shard that is not here is no fault, and model_file_find answers NULL for it. */
+ * shard that is not here is no fault, and model_file_find answers NULL for it. A split GGUF file must be here whole. */
 enum err_code model_file_open_part(const char *path, struct model_file **out, struct err *why);
 void model_file_close(struct model_file *f);
 
 const struct hparams *model_file_hparams(const struct model_file *f);
-const char *model_file_dir(const struct model_file *f); /* where config.json is */
+const char *model_file_dir(const struct model_file *f); /* where config.json is, or the GGUF file's path */
+const struct gguf *model_file_gguf(const struct model_file *f); /* a GGUF file's metadata, else NULL */
 /* The tensor of a role; NULL for roles that the family or its hparams do not have and, in a file opened in part, for
  * what is not here.
  * layer and expert are ignored where they do not apply. A tied head gives the embedding for W_HEAD. */
