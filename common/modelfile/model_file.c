@@ -361,11 +361,11 @@ static enum err_code open_gguf(struct model_file *f, struct err *why)
     json_t *config;
     f->files = FILES_GGUF;
     enum err_code rc = gguf_set_open(f->dir, false, &f->gguf, why);
-    if (rc == ERR_OK) rc = gguf_config_make(&f->gguf, &config, why);
+    if (rc == ERR_OK) rc = gguf_config(&f->gguf, &config, why);
     if (rc != ERR_OK) return rc;
     rc = hparams_read_object(config, "metadata", &f->hp, why);
     json_decref(config);
-    if (gguf_config_interleaves(gguf_set_meta(&f->gguf))) f->hp.rope_interleaved = true;
+    if (gguf_config_permuted(&f->gguf)) f->hp.rope_interleaved = true;
     return rc;
 }
 

@@ -13,55 +13,8 @@
 #include "common/base/limits.h"
 #include "common/modelfile/safetensors.h"
 #include "coordinator/model/sampler.h"
+#include "tests/support/expected.h"
 #include "tests/support/one_process.h"
-
-struct expected {
-    char *bytes;
-    size_t n;
-    struct safetensors tensors;
-    json_t *json;
-};
-
-static void expected_open(struct expected *x, const char *dir)
-{
-    char path[1100];
-    struct err why = {0};
-    snprintf(path, sizeof path, "%s/expected.safetensors", dir);
-    cr_assert_eq(file_read(path, 16u << 20, &x->bytes, &x->n, &why), ERR_OK, "%s", why.text);
-    cr_assert_eq(safetensors_parse((const uint8_t *)x->bytes, x->n, &x->tensors, &why), ERR_OK,
-                 "%s", why.text);
-    snprintf(path, sizeof path, "%s/expected.json", dir);
-    cr_assert_eq(json_parse_file(path, 4u << 20, 64, &x->json, &why), ERR_OK, "%s", why.text);
-}
-
-static void expected_close(struct expected *x)
-{
-    safetensors_deinit(&x->tensors);
-    mem_free(x->bytes);
-    json_decref(x->json);
-}
-
-/* "p0" + ".hidden." + "1"; the values (copied: the file promises no alignment) and the first dimension. NULL if absent. */
-static void *expected_get(const struct expected *x, const char *prompt, const char *key, int index,
-                          uint64_t dims[2])
-{
-    char name[128];
-    if (index >= 0)
-        snprintf(name, sizeof name, "%s.%s.%d", prompt, key, index);
-    else
-        snprintf(name, sizeof name, "%s.%s", prompt, key);
-    for (uint32_t i = 0; i < x->tensors.n; i++) {
-        const struct safetensors_tensor *t = &x->tensors.tensors[i];
-        if (strcmp(t->name, name) != 0) continue;
-        dims[0] = t->dims[0];
-        dims[1] = t->n_dims > 1 ? t->dims[1] : 1;
-        void *copy = mem_alloc(t->bytes);
-        cr_assert(copy);
-        memcpy(copy, x->bytes + t->off, t->bytes);
-        return copy;
-    }
-    return NULL;
-}
 
 static double number(const json_t *object, const char *group, const char *key)
 {
