@@ -129,6 +129,11 @@ static float weigh(struct chunk *c, uint32_t r)
             v_store(p + t, v_mul(cap, v_tanh(v_div(v_load(p + t), cap))));
         hide_unseen(p, first, end);
     }
+    if (c->row[r]->bias != NULL) {
+        for (uint32_t t = 0; t < TOKENS; t += LANES)
+            v_store(p + t, v_add(v_load(p + t), v_load(c->row[r]->bias + t)));
+        hide_unseen(p, first, end);
+    }
     vec best = v_set1(-INFINITY);
     for (uint32_t t = 0; t < TOKENS; t += LANES)
         best = v_max(v_load(p + t), best);

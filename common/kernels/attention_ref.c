@@ -37,6 +37,7 @@ static void meet(const struct attention_shape *s, struct attention_row *row, con
             score = fmaf(row->q[k], key_element(s, keys, t, k), score);
         score *= s->scale;
         if (s->soft_cap > 0.0f) score = s->soft_cap * tanh_inline(score / s->soft_cap);
+        if (row->bias != NULL) score += row->bias[t];
         p[t] = score;
         top = score > top ? score : top;
     }

@@ -85,6 +85,7 @@ struct attention_row {
     const float *q; /* [key_dim] */
     float *
         o; /* [value_dim] sums so far, not divided; neither read nor written before its first block */
+    const float *bias; /* [64] added to the scores of the block's tokens, after the cap; NULL: none */
     float m, l; /* maximum and sum so far; l = 0: no block yet */
     uint32_t first,
         visible; /* tokens [first, first + visible) of the block; visible 0: the row is left alone */
@@ -176,7 +177,7 @@ struct kernels {
      * keys: panels of 16 tokens, [4][key_dim][16]; values [64][value_dim], or NULL: a token's value is the first
      * value_dim (<= key_dim) numbers of its key (MLA), the bits are those of the same numbers stored apart.
      * For each row, over the tokens t that it sees:
-     *   s_t = scale * chain fma over key_dim ascending from +0; soft cap
+     *   s_t = scale * chain fma over key_dim ascending from +0; soft cap; + bias
      *   m_b = max s_t; p_t = exp(s_t - m_b); l_b = sum ascending t; o_b = chain fma(p_t, v_t) ascending t from +0
      * A row without a block yet (l = 0) takes (m_b, l_b, o_b) as they are; else
      *   m' = max(m, m_b); a = exp(m - m'); b = exp(m_b - m'); l = fma(l, a, l_b*b); o = fma(o, a, o_b*b).

@@ -36,6 +36,8 @@ struct block {
     struct span span[MAX_ROWS];
     float *q; /* [n, key_dim] */
     void *keys, *values;
+    float bias[TOKENS]; /* of every third row, if `biased` */
+    bool biased;
 };
 
 static bool seen(const struct block *b, uint32_t t)
@@ -97,7 +99,8 @@ static void meet(const struct kernels *k, const struct block *b, const void *val
                                          .m = s->m[from + r],
                                          .l = s->l[from + r],
                                          .first = b->span[from + r].first,
-                                         .visible = b->span[from + r].visible};
+                                         .visible = b->span[from + r].visible,
+                                         .bias = b->biased && (from + r) % 3 == 0 ? b->bias : NULL};
     }
     k->attention_block(&b->shape, rows, n, b->keys, values);
     for (uint32_t r = 0; r < n; r++) {
@@ -448,4 +451,33 @@ Test(attention, a_prompt_in_tiles_has_the_bits_of_its_rows_alone)
     }
     for (uint32_t j = 0; j < N_BLOCKS; j++)
         close_block(&b[j]);
+}
+
+/* A bias is added to the scores, of the rows that have one alone; tokens that are not seen stay so. */
+Test(attention, a_bias_moves_scores)
+{
+    const struct attention_shape shape = {
+        .kv_bf16 = false, .key_dim = 24, .value_dim = 20, .scale = 1};
+    const struct span seen_by[] = {{0, 64}, {3, 50}, {7, 1}, {5, 30}};
+    struct block b = make(shape, seen_by, 4, NUM_PLAIN, NAN, 99);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        b.bias[t] = t == 20 ? 500.0f : -3.0f + 0.11f * (float)t;
+    b.bias[63] = INFINITY; /* row 3 does not see it */
+    b.biased = true;
+    b.span[0].visible = 60;
+    static struct state expected, here;
+    const struct kernels *k;
+    memset(&expected, 0, sizeof expected);
+    meet(kernels_variant(0), &b, b.values, 0, 4, &expected);
+    for (uint32_t i = 0; i < shape.value_dim; i++)
+        for (uint32_t r = 0; r < 4; r += 3)
+            cr_expect_eq(expected.o[r][i], get(b.values, false, 20 * shape.value_dim + i),
+                         "row %u is not the token that the bias lifts", r);
+    for (uint32_t v = 1; (k = kernels_variant(v)) != NULL; v++) {
+        if (kernels_pick(k->name, &k, NULL) != ERR_OK) continue;
+        memset(&here, 0, sizeof here);
+        meet(k, &b, b.values, 0, 4, &here);
+        cr_expect_eq(memcmp(&here, &expected, sizeof here), 0, "%s", k->name);
+    }
+    close_block(&b);
 }
