@@ -36,6 +36,9 @@ static enum err_code check_cfg(const struct engine_cfg *c, struct err *why)
             "least 1 and not absurd",
             c->chunk, c->max_decode_rows, c->decode_slots, c->prefill_slots, c->max_running,
             c->max_waiting);
+    if (c->n_encoder_layers >= c->n_layers)
+        return err_set(why, ERR_INVALID, "engine: %u of %u layers are the encoder's",
+                       c->n_encoder_layers, c->n_layers);
     if (c->n_experts == 0)
         for (uint32_t i = 0; i < c->n_layers; i++)
             if (c->is_moe[i])
@@ -56,6 +59,8 @@ static enum err_code open_passes(struct engine *e, struct err *why)
                                      is_prefill, why);
         if (rc != ERR_OK) return rc;
         e->passes[i].rope_length = c->rope_length;
+        e->passes[i].n_layers = c->n_layers;
+        e->passes[i].n_encoder_layers = c->n_encoder_layers;
     }
     return ERR_OK;
 }
@@ -142,6 +147,23 @@ void engine_close(struct engine *e)
 
 /* ---- events ------------------------------------------------------------------------------------ */
 
+/* What only an encoder-decoder model asks of a prompt. */
+static enum err_code check_encoder(const struct engine *e, const struct engine_event *ev,
+                                   struct err *why)
+{
+    if (e->cfg.n_encoder_layers == 0) return ERR_OK;
+    if (ev->submit.n_prompt < 2)
+        return err_set(why, ERR_INVALID, "the prompt has no tokens for the encoder");
+    if (ev->submit.n_prompt - 1 > e->cfg.chunk)
+        return err_set(why, ERR_CONTEXT,
+                       "a prompt of %u tokens goes through the encoder at once, which has room for %u",
+                       ev->submit.n_prompt - 1, e->cfg.chunk);
+    if (ev->submit.prompt_logits)
+        return err_set(why, ERR_INVALID,
+                       "an encoder gives no logits: there are no log-probabilities of a prompt");
+    return ERR_OK;
+}
+
 static enum err_code submit(struct engine *e, const struct engine_event *ev, struct err *why)
 {
     uint64_t id = ev->submit.sequence,
@@ -152,6 +174,8 @@ static enum err_code submit(struct engine *e, const struct engine_event *ev, str
                        "prompt and output of %u + %u = %llu tokens do not fit in the context of %u",
                        ev->submit.n_prompt, ev->submit.max_tokens, (unsigned long long)total,
                        e->cfg.ctx);
+    enum err_code rc = check_encoder(e, ev, why);
+    if (rc != ERR_OK) return rc;
     if (sequence_map_find(&e->sequences, id) != NULL)
         return err_set(why, ERR_INVALID, "sequence %llu is in use", (unsigned long long)id);
     if (e->scheduler.n_waiting >= e->cfg.max_waiting || e->sequences.n >= e->max_sequences)
@@ -159,6 +183,7 @@ static enum err_code submit(struct engine *e, const struct engine_event *ev, str
                        e->scheduler.n_waiting, e->cfg.max_waiting);
     struct sequence *q = sequence_open(ev, e->last_age + 1);
     if (q == NULL) return err_nomem(why, "a sequence");
+    if (e->cfg.n_encoder_layers > 0) q->n_encoder = q->n_prompt - 1;
     e->last_age++;
     sequence_map_add(&e->sequences, q);
     scheduler_submit(&e->scheduler, q);

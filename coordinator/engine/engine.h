@@ -32,6 +32,9 @@
 struct engine_cfg {
     uint32_t n_layers, n_experts, top_k; /* n_experts 0: dense model */
     const bool *is_moe;                  /* [n_layers], copied */
+    /* An encoder-decoder model: layers [0, n_encoder_layers) are the encoder's. Of a prompt the last token is the decoder's
+     * first, all before it are the encoder's, and go through its layers in one pass, as each sees all others. 0: none. */
+    uint32_t n_encoder_layers;
     uint32_t ctx; /* most tokens of one sequence, prompt and output together */
     uint32_t n_kv_blocks;
     uint32_t chunk;              /* most prompt rows in one prefill pass */
@@ -113,6 +116,7 @@ struct engine_row {
     uint32_t output_index; /* of the token it samples */
     const int32_t *tokens; /* of its sequence: the prompt, then the output [n_prompt + output_index] */
     uint32_t n_prompt;
+    uint32_t n_encoder; /* tokens of its sequence that are the encoder's; 0: no encoder */
     bool dead; /* its sequence has left: results are not needed, experts and tokens not looked at */
 };
 
@@ -122,7 +126,7 @@ struct engine_job {
     int combine_layer; /* -1: none */
     int first_layer,
         last_layer; /* attention of these; only the last may be MoE. first > last: none */
-    bool head;
+    bool head; /* of the encoder's rows: its end, what the decoder will look at */
 };
 
 enum engine_finish { ENGINE_FINISH_EOS, ENGINE_FINISH_LENGTH, ENGINE_FINISH_FAILED };

@@ -27,7 +27,17 @@ void pass_clear(struct pass *p)
 {
     p->state = PASS_FREE;
     p->n_rows = p->n_parts = p->n_live_parts = p->n_logit_rows = 0;
-    p->next_layer = 0;
+    p->encodes = false;
+}
+
+static uint32_t first_layer(const struct pass *p)
+{
+    return p->encodes ? 0 : p->n_encoder_layers;
+}
+
+static uint32_t end_layer(const struct pass *p)
+{
+    return p->encodes ? p->n_encoder_layers : p->n_layers;
 }
 
 static bool samples(const struct sequence *s, uint32_t i)
@@ -48,6 +58,10 @@ bool pass_wants_logits(const struct sequence *s, uint32_t i)
 void pass_add(struct pass *p, struct sequence *s, uint32_t n)
 {
     assert(n > 0 && n <= p->cap - p->n_rows && s->n_kv + n <= s->n_tokens);
+    if (p->n_rows == 0) {
+        p->encodes = s->n_kv < s->n_encoder;
+        p->next_layer = first_layer(p);
+    }
     p->parts[p->n_parts] = (struct pass_part){.sequence = s, .first = p->n_rows, .n = n};
     s->state = SEQUENCE_IN_PASS;
     s->slot = p->slot;
@@ -67,29 +81,31 @@ void pass_add(struct pass *p, struct sequence *s, uint32_t n)
             .output_index = sequence_n_output(s),
             .tokens = s->tokens,
             .n_prompt = s->n_prompt,
+            .n_encoder = s->n_encoder,
         };
         p->n_logit_rows += row->wants_logits;
     }
 }
 
-bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer,
-                   struct engine_job *job)
+bool pass_next_job(struct pass *p, const bool *is_moe, int combine_layer, struct engine_job *job)
 {
+    const uint32_t end = end_layer(p);
+    const bool has_head = p->n_logit_rows > 0 || p->encodes;
     uint32_t first = p->next_layer, last = first;
     bool to_end = true;
-    if (first < n_layers) {
-        while (last + 1 < n_layers && !is_moe[last])
+    if (first < end) {
+        while (last + 1 < end && !is_moe[last])
             last++;
         to_end = !is_moe[last];
     }
-    if (first == n_layers && p->n_logit_rows == 0) return false;
+    if (first == end && !has_head) return false;
     p->job = (struct engine_job){
         .slot = p->slot,
-        .begin = first == 0,
+        .begin = first == first_layer(p),
         .combine_layer = combine_layer,
         .first_layer = (int)first,
-        .last_layer = first < n_layers ? (int)last : (int)first - 1,
-        .head = to_end && p->n_logit_rows > 0,
+        .last_layer = first < end ? (int)last : (int)first - 1,
+        .head = to_end && has_head,
     };
     p->next_layer = (uint32_t)(p->job.last_layer + 1);
     *job = p->job;

@@ -31,6 +31,8 @@ struct pass {
     uint32_t slot, cap;
     bool is_prefill;
     uint32_t rope_length; /* engine.h */
+    uint32_t n_layers, n_encoder_layers;
+    bool encodes; /* its rows are the encoder's; never mixed */
     uint32_t n_rows, n_parts, n_live_parts, n_logit_rows;
     struct engine_row *rows; /* [cap] */
     struct pass_part *parts; /* [cap] */
@@ -53,8 +55,7 @@ bool pass_wants_logits(const struct sequence *s, uint32_t i);
 
 /* Name the next job: the combine of combine_layer (-1: none), dense layers in one go up to the next MoE layer or the
  * end, the head. False: nothing is left to compute, because no row wants logits. */
-bool pass_next_job(struct pass *p, const bool *is_moe, uint32_t n_layers, int combine_layer,
-                   struct engine_job *job);
+bool pass_next_job(struct pass *p, const bool *is_moe, int combine_layer, struct engine_job *job);
 
 /* Fill skip for the experts of a layer: dead rows. */
 void pass_find_skips(struct pass *p);

@@ -235,7 +235,7 @@ static void end_pass(struct engine *e, struct pass *p, const struct engine_token
 static void next_job(struct engine *e, struct pass *p, int combine_layer)
 {
     struct engine_job job;
-    if (!pass_next_job(p, e->is_moe, e->cfg.n_layers, combine_layer, &job)) {
+    if (!pass_next_job(p, e->is_moe, combine_layer, &job)) {
         end_pass(e, p, NULL);
         return;
     }

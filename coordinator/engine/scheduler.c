@@ -101,13 +101,14 @@ static bool younger_in_pass(const struct scheduler *s, const struct sequence *q)
     return false;
 }
 
-/* Make room for up to n more tokens of q; answers for how many there is. */
-static uint32_t make_room(struct scheduler *s, struct sequence *q, uint32_t n)
+/* Make room for up to n more tokens of q; answers for how many there is, 0 if fewer than `least`. */
+static uint32_t make_room(struct scheduler *s, struct sequence *q, uint32_t n, uint32_t least)
 {
     uint32_t covered = kv_cache_grow(&s->kv, q->blocks, &q->n_blocks, q->n_kv + n);
     while (covered < q->n_kv + n && preempt_for(s, q))
         covered = kv_cache_grow(&s->kv, q->blocks, &q->n_blocks, q->n_kv + n);
     uint32_t room = covered - q->n_kv;
+    if (room < least) room = 0;
     if (room > 0) {
         if (s->starved_age == q->age) s->starved_age = UINT64_MAX;
     } else if (younger_in_pass(s, q)) {
@@ -137,7 +138,7 @@ static void fill_decode(struct scheduler *s, struct pass *p, uint64_t after, uin
         if (q->state != SEQUENCE_READY || q->paused || q->age <= after || q->age > upto) continue;
         if (q->age > s->starved_age) break;
         /* Preempting takes younger ones out of the list, never q itself or what lies before it, except paused ones. */
-        if (make_room(s, q, 1) == 0) continue;
+        if (make_room(s, q, 1, 1) == 0) continue;
         pass_add(p, q, 1);
         s->decode_cursor = q->age;
     }
@@ -157,11 +158,20 @@ static uint32_t limit_logits(const struct scheduler *s, const struct pass *p,
     return n;
 }
 
-/* Rows of q that this pass has room for, blocks aside. */
+/* Of a chunk of n rows, how many must go together: the encoder's all, as each looks at every other. */
+static uint32_t least_rows(const struct sequence *q, uint32_t n)
+{
+    return q->n_kv < q->n_encoder ? n : 1;
+}
+
+/* Rows of q that this pass has room for, blocks aside. Rows of encoder and decoder are not mixed. */
 static uint32_t next_chunk(const struct scheduler *s, const struct pass *p,
                            const struct sequence *q)
 {
     uint32_t n = q->n_tokens - q->n_kv;
+    const bool encodes = q->n_kv < q->n_encoder;
+    if (p->n_rows > 0 && encodes != p->encodes) return 0;
+    if (encodes) return q->n_encoder <= p->cap - p->n_rows ? q->n_encoder : 0;
     if (n > p->cap - p->n_rows) n = p->cap - p->n_rows;
     return limit_logits(s, p, q, n);
 }
@@ -173,8 +183,8 @@ static void fill_prefill(struct scheduler *s, struct pass *p)
         if (q->age > s->starved_age) return;
         if (q->state != SEQUENCE_PREFILL) continue;
         uint32_t n = next_chunk(s, p, q);
-        if (n == 0) return; /* no logit row left: nobody overtakes */
-        n = make_room(s, q, n);
+        if (n == 0) return; /* no logit row left, or rows of another kind: nobody overtakes */
+        n = make_room(s, q, n, least_rows(q, n));
         if (n > 0) pass_add(p, q, n);
     }
     if (s->starved_age != UINT64_MAX) return;
@@ -197,7 +207,7 @@ static void fill_prefill(struct scheduler *s, struct pass *p)
         list_insert_after(where, &q->link);
         s->n_running++;
         q->state = SEQUENCE_PREFILL;
-        n = make_room(s, q, n);
+        n = make_room(s, q, n, least_rows(q, n));
         assert(n > 0);
         pass_add(p, q, n);
     }

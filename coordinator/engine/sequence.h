@@ -29,6 +29,7 @@ struct sequence {
     bool paused, ignore_eos, prompt_logits;
     bool was_preempted;
     uint32_t n_prompt, max_tokens;
+    uint32_t n_encoder;        /* of the prompt, the encoder's */
     uint32_t n_tokens;         /* prompt and output so far */
     uint32_t n_kv;             /* of these, tokens with keys and values */
     uint32_t n_prompt_emitted; /* prompt logits told */

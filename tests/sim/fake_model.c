@@ -89,14 +89,49 @@ static int32_t sample(uint64_t hidden)
     return (int32_t)(mix(hidden, 7) % FAKE_VOCAB);
 }
 
+/* What a layer makes of a hidden state, given the sum of the keys that it looks at. */
+static uint64_t through_layer(const struct fake_model *m, uint32_t layer, uint64_t h, uint64_t keys)
+{
+    h = mix(h, keys);
+    if (!m->is_moe[layer]) return mix(h, 1);
+    uint16_t experts[FAKE_MAX_TOP_K];
+    uint64_t sum = 0;
+    route(m, layer, h, experts);
+    for (uint32_t k = 0; k < m->top_k; k++)
+        sum += fake_expert(m, layer, experts[k], h) * (k + 1);
+    return mix(h, sum);
+}
+
+/* The encoder over n tokens, all at once; what the decoder's layers see of them is added to their sums. */
+static void encode_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n,
+                         uint64_t *sums)
+{
+    uint64_t *h = calloc(n, sizeof *h);
+    for (uint32_t i = 0; i < n; i++)
+        h[i] = embed(m, prompt[i], i, false);
+    for (uint32_t layer = 0; layer < m->n_encoder_layers; layer++) {
+        uint64_t all = 0;
+        for (uint32_t i = 0; i < n; i++)
+            all += key(h[i], layer, i);
+        for (uint32_t i = 0; i < n; i++)
+            h[i] = through_layer(m, layer, h[i], all);
+    }
+    for (uint32_t layer = m->n_encoder_layers; layer < m->n_layers; layer++)
+        for (uint32_t i = 0; i < n; i++)
+            sums[layer] += key(h[i], layer, i);
+    free(h);
+}
+
 void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_t n_prompt,
                       int32_t *out, uint32_t n)
 {
     uint32_t total = n_prompt + n;
     uint64_t *sums = calloc(m->n_layers, sizeof *sums); /* of the keys so far */
     const uint32_t most = m->rope_length > 0 ? m->rope_length : UINT32_MAX;
+    const uint32_t n_encoder = m->n_encoder_layers > 0 ? n_prompt - 1 : 0;
     bool beyond = n_prompt > most;
-    for (uint32_t i = 0, known = 0; i + 1 < total; i++) {
+    if (n_encoder > 0) encode_truth(m, prompt, n_encoder, sums);
+    for (uint32_t i = n_encoder, known = 0; i + 1 < total; i++) {
         if (!beyond && i + 1 > most) { /* all over again */
             beyond = true;
             known = i + 1 - n_prompt;
@@ -105,19 +140,9 @@ void fake_model_truth(const struct fake_model *m, const int32_t *prompt, uint32_
         }
         int32_t token = i < n_prompt ? prompt[i] : out[i - n_prompt];
         uint64_t h = embed(m, token, i, beyond);
-        for (uint32_t layer = 0; layer < m->n_layers; layer++) {
+        for (uint32_t layer = m->n_encoder_layers; layer < m->n_layers; layer++) {
             sums[layer] += key(h, layer, i);
-            h = mix(h, sums[layer]);
-            if (!m->is_moe[layer]) {
-                h = mix(h, 1);
-                continue;
-            }
-            uint16_t experts[FAKE_MAX_TOP_K];
-            uint64_t sum = 0;
-            route(m, layer, h, experts);
-            for (uint32_t k = 0; k < m->top_k; k++)
-                sum += fake_expert(m, layer, experts[k], h) * (k + 1);
-            h = mix(h, sum);
+            h = through_layer(m, layer, h, sums[layer]);
         }
         if (i + 1 >= n_prompt + known) out[i + 1 - n_prompt] = sample(h);
     }
@@ -146,19 +171,23 @@ static const char *combine(const struct fake_model *m, struct fake_pass *p, uint
     return NULL;
 }
 
+static uint64_t *place(const struct fake_model *m, const struct engine_row *row, uint32_t layer,
+                       uint32_t i)
+{
+    return &m->kv[((size_t)row->blocks[i / 64] * m->n_layers + layer) * 64 + i % 64];
+}
+
 static void attend(struct fake_model *m, struct fake_pass *p, uint32_t layer)
 {
-    for (uint32_t r = 0; r < p->n_rows; r++) {
-        const struct engine_row *row = &p->rows[r];
-        uint32_t i = row->position;
-        m->kv[((size_t)row->blocks[i / 64] * m->n_layers + layer) * 64 + i % 64] =
-            key(p->hidden[r], layer, i);
-    }
+    for (uint32_t r = 0; r < p->n_rows; r++)
+        *place(m, &p->rows[r], layer, p->rows[r].position) =
+            key(p->hidden[r], layer, p->rows[r].position);
     for (uint32_t r = 0; r < p->n_rows; r++) {
         const struct engine_row *row = &p->rows[r];
         uint64_t sum = 0;
-        for (uint32_t i = 0; i <= row->position; i++)
-            sum += m->kv[((size_t)row->blocks[i / 64] * m->n_layers + layer) * 64 + i % 64];
+        uint32_t end = row->position < row->n_encoder ? row->n_encoder : row->position + 1;
+        for (uint32_t i = 0; i < end; i++)
+            sum += *place(m, row, layer, i);
         p->hidden[r] = mix(p->hidden[r], sum);
         if (!m->is_moe[layer]) {
             p->hidden[r] = mix(p->hidden[r], 1);
@@ -190,11 +219,21 @@ const char *fake_model_run(struct fake_model *m, struct fake_pass *p, const stru
         if (wrong != NULL) return wrong;
     }
     for (int layer = job->first_layer; layer <= job->last_layer; layer++) {
+        for (uint32_t r = 0; r < n_rows; r++)
+            if ((rows[r].position < rows[r].n_encoder) != ((uint32_t)layer < m->n_encoder_layers))
+                return "a row in a layer of the other stack";
         if (m->is_moe[layer] && layer != job->last_layer)
             return "a MoE layer in the middle of a job";
         attend(m, p, (uint32_t)layer);
     }
     p->n_logit_rows = 0;
+    for (uint32_t r = 0; job->head && r < n_rows; r++) {
+        if (rows[r].position >= rows[r].n_encoder) continue;
+        if (rows[r].wants_logits) return "an encoder's row wants logits";
+        for (uint32_t layer = m->n_encoder_layers; layer < m->n_layers; layer++)
+            *place(m, &p->rows[r], layer, rows[r].position) =
+                key(p->hidden[r], layer, rows[r].position);
+    }
     for (uint32_t r = 0; job->head && r < n_rows; r++) {
         if (!rows[r].wants_logits) continue;
         p->logit_rows[p->n_logit_rows] = r;

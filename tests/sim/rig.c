@@ -45,6 +45,7 @@ void rig_open(struct rig *r, const struct engine_cfg *cfg, struct placement *pla
                                    .n_experts = c.n_experts,
                                    .top_k = c.top_k,
                                    .n_kv_blocks = c.n_kv_blocks,
+                                   .n_encoder_layers = c.n_encoder_layers,
                                    .rope_length = c.rope_length};
     memcpy(r->model.is_moe, c.is_moe, c.n_layers * sizeof *c.is_moe);
     fake_model_open(&r->model);

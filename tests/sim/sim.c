@@ -67,12 +67,16 @@ static void submit(struct sim *s)
     const struct engine_cfg *c = &s->rig.cfg;
     uint32_t longest = sim_chance(s, 30) ? c->ctx - 1 : (c->ctx - 1) / 3 + 1;
     uint32_t n_prompt = (uint32_t)sim_draw(s, 1, longest);
+    if (c->n_encoder_layers > 0) { /* at least one token for each side; the encoder's in one pass */
+        if (n_prompt > c->chunk + 1) n_prompt = c->chunk + 1;
+        if (n_prompt < 2) n_prompt = 2;
+    }
     uint32_t room = c->ctx - n_prompt;
     uint32_t most = sim_chance(s, 20) ? 90 : 20;
     uint32_t max_tokens = (uint32_t)sim_draw(s, 0, room < most ? room : most);
     uint64_t deadline =
         s->rig.now_us + (s->far_deadlines ? 1000000000u : sim_draw(s, 50000, 6000000));
-    bool prompt_logits = sim_chance(s, 25);
+    bool prompt_logits = c->n_encoder_layers == 0 && sim_chance(s, 25);
     /* A name is free again as soon as its request has ended. */
     uint64_t id = s->next_id;
     if (s->rig.n_clients > 0 && sim_chance(s, 30))
@@ -133,6 +137,8 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     uint32_t most = sim_chance(s, 30) ? 400 : 200;
     c->ctx = (uint32_t)sim_draw(s, 20, most);
     if (sim_chance(s, 25)) c->rope_length = (uint32_t)sim_draw(s, 1, c->ctx);
+    bool encodes = c->n_layers > 1 && c->rope_length == 0 && sim_chance(s, 25);
+    if (encodes) c->n_encoder_layers = (uint32_t)sim_draw(s, 1, c->n_layers - 1);
     c->n_kv_blocks =
         (c->ctx + 63) / 64 + (uint32_t)(sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
     most = sim_chance(s, 50) ? 20 : 130;

@@ -260,6 +260,28 @@ Test(engine, a_sequence_that_grows_past_the_rope_length_is_computed_anew)
     close_idle_rig(&r);
 }
 
+Test(engine, an_encoder_sees_the_prompt_in_one_pass_and_the_decoder_goes_on_from_it)
+{
+    struct rig r;
+    struct engine_cfg cfg = small_cfg();
+    cfg.n_layers = 4;
+    cfg.n_encoder_layers = 2;
+    open_rig(&r, cfg, 1);
+    struct rig_client *a = rig_submit(&r, 1, 13, 6, false, NEVER, NULL);
+    struct rig_client *b = rig_submit(&r, 2, 17, 5, false, NEVER, NULL); /* 16 rows: a whole chunk */
+    run_to_the_end(&r);
+    cr_expect(a->n_told == 6 && b->n_told == 5);
+    struct err why;
+    cr_expect_null(rig_submit(&r, 3, 18, 1, false, NEVER, &why));
+    cr_expect(why.code == ERR_CONTEXT && strstr(why.text, "17") && strstr(why.text, "16"), "%s",
+              why.text);
+    cr_expect_null(rig_submit(&r, 3, 9, 1, true, NEVER, &why));
+    cr_expect(why.code == ERR_INVALID && strstr(why.text, "log-prob"), "%s", why.text);
+    cr_expect_null(rig_submit(&r, 3, 1, 1, false, NEVER, &why));
+    cr_expect_eq(why.code, ERR_INVALID);
+    close_idle_rig(&r);
+}
+
 Test(engine, dense_layers_are_one_job_and_a_dense_model_one_job_per_pass)
 {
     struct rig r;
