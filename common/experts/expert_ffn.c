@@ -55,7 +55,7 @@ static uint32_t piece_rows(const struct expert_geometry *g)
 static size_t kernel_bytes(const struct expert_geometry *g)
 {
     size_t in = product_scratch_bytes(&g->gate, PRODUCT_ROWS),
-           up = product_scratch_bytes(&g->up, PRODUCT_ROWS);
+           up = g->up.n > 0 ? product_scratch_bytes(&g->up, PRODUCT_ROWS) : 0;
     size_t down = product_scratch_bytes(&g->down, PRODUCT_ROWS);
     if (up > in) in = up;
     return down > in ? down : in;
@@ -181,18 +181,19 @@ static void run_wave(struct wave *wave, struct workers *w)
     struct product *products = s->scratch.products;
     lay_out(wave);
     run_rows(w, wave->n_rows, g->gate.k / 4, gather_row, wave);
+    uint32_t n = 0;
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];
         size_t off = (size_t)piece->row0 * g->gate.n;
         piece->gate = expert_matrix(&g->gate, piece->expert->region, 0);
         piece->up = expert_matrix(&g->up, piece->expert->region, g->up_off);
         piece->down = expert_matrix(&g->down, piece->expert->region, g->down_off);
-        products[2 * i] = (struct product){
+        products[n++] = (struct product){
             .w = &piece->gate, .x = piece->in, .y = wave->gate + off, .ldy = g->gate.n};
-        products[2 * i + 1] = (struct product){
+        if (g->up.n > 0) products[n++] = (struct product){
             .w = &piece->up, .x = piece->in, .y = wave->up + off, .ldy = g->gate.n};
     }
-    products_run(s->k, products, 2 * wave->n_pieces, &wave->kernel, w);
+    products_run(s->k, products, n, &wave->kernel, w);
     run_rows(w, wave->n_rows, g->gate.n, activate_row, wave);
     for (uint32_t i = 0; i < wave->n_pieces; i++) {
         struct expert_piece *piece = &wave->pieces[i];

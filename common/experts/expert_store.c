@@ -47,14 +47,15 @@ static enum err_code measure(const struct expert_store *s, uint32_t layer,
     enum err_code rc = check_role(s, layer, W_EXPERT_GATE, &g->gate, why);
     if (rc == ERR_OK) rc = check_role(s, layer, W_EXPERT_UP, &g->up, why);
     if (rc == ERR_OK) rc = check_role(s, layer, W_EXPERT_DOWN, &g->down, why);
-    if (rc != ERR_OK || g->gate.n == 0 || g->up.n == 0 || g->down.n == 0) return rc;
-    if (g->gate.input != g->up.input)
+    const bool has_up = s->hp->activation != FFN_RELU;
+    if (rc != ERR_OK || g->gate.n == 0 || (has_up && g->up.n == 0) || g->down.n == 0) return rc;
+    if (has_up && g->gate.input != g->up.input)
         return err_set(why, ERR_UNSUPPORTED,
                        "gate and up weights of experts in layer %u are of types that take different "
                        "rows",
                        layer);
     size_t used = packed_bytes(&g->gate);
-    g->up_off = take(&used, packed_bytes(&g->up));
+    g->up_off = take(&used, has_up ? packed_bytes(&g->up) : 0);
     g->down_off = take(&used, packed_bytes(&g->down));
     if (s->hp->expert_bias) {
         g->gate_bias_off = take(&used, g->gate.n * sizeof(float));
@@ -139,6 +140,7 @@ static enum err_code fill(const struct expert_store *s, uint32_t layer, uint32_t
                     {W_EXPERT_UP, expert_matrix(&g->up, region, g->up_off)},
                     {W_EXPERT_DOWN, expert_matrix(&g->down, region, g->down_off)}};
     for (uint32_t i = 0; i < 3; i++) {
+        if (matrices[i].w.n == 0) continue; /* no up */
         enum err_code rc =
             matrix_pack(&matrices[i].w, s->file,
                         model_file_find(s->file, matrices[i].role, layer, expert), 0, w, why);
@@ -157,7 +159,7 @@ static bool is_here(const struct expert_store *s, uint32_t layer, uint32_t exper
 {
     int last = s->hp->expert_bias ? W_EXPERT_DOWN_BIAS : W_EXPERT_DOWN;
     for (int role = W_EXPERT_GATE; role <= last; role++)
-        if (model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL) return false;
+        if ((role != W_EXPERT_UP || s->layers[layer].up.n > 0) && model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL) return false;
     return true;
 }
 

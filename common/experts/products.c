@@ -162,6 +162,7 @@ void ffn_activate(const struct kernels *k, const struct hparams *hp, float *gate
                   size_t n)
 {
     static const enum activation kinds[] = {[FFN_SWIGLU] = ACTIVATION_SWIGLU,
+                                            [FFN_RELU] = ACTIVATION_RELU,
                                             [FFN_GEGLU_TANH] = ACTIVATION_GEGLU_TANH,
                                             [FFN_SWIGLU_CLAMPED] = ACTIVATION_SWIGLU_CLAMPED};
     kernels_activate(k, kinds[hp->activation], hp->swiglu_limit, gate, up, n, gate);

@@ -71,6 +71,9 @@ static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
         hp->sinks, hp->attention_chunk, hp->mla.kv_rank, hp->mla.q_rank, hp->mla.nope,
         hp->mla.rope);
     put_double(s, "latent_eps", (double)hp->mla.norm_eps);
+    put(s, "encoder %" PRIu32 " %" PRId32 " %" PRIu32 " %" PRIu32 " %" PRIu32 "\n",
+        hp->n_encoder_layers, hp->decoder_start, hp->relative_bias.buckets,
+        hp->relative_bias.max_distance, hp->expert_capacity);
     put(s, "norm %d %d\n", (int)hp->norm, hp->post_norms);
     put_double(s, "norm_eps", (double)hp->norm_eps);
     put_double(s, "embed_scale", (double)hp->embed_scale);

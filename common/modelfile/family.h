@@ -30,6 +30,8 @@ struct family_rule {
     struct hparams base;      /* what every model of the family has, before anything is read */
     bool may_have_bias;       /* attention_bias: on q, k, v and o */
     bool has_norm_topk_prob;  /* the key decides (absent: false); else base.router.renormalized */
+    /* Instead of all other readers, for a family whose keys have other names. */
+    void (*read_numbers)(struct json_fields *f, struct hparams *hp);
     /* What is particular: reads the family's own keys. May be NULL. */
     void (*read)(struct json_fields *f, struct hparams *hp);
 
@@ -42,7 +44,7 @@ const struct family_rule *family_rule(enum family family);
 extern const struct family_rule family_mixtral, family_llama, family_mistral, family_qwen2,
     family_qwen3, family_qwen2_moe, family_qwen3_moe, family_olmoe, family_deepseek,
     family_deepseek_v2, family_deepseek_v3, family_kimi_k2, family_gpt_oss, family_granitemoe,
-    family_phimoe, family_glm4_moe, family_grok_1, family_llama4;
+    family_phimoe, family_glm4_moe, family_grok_1, family_llama4, family_switch;
 
 /* ---- readers that several families share (hparams.c) ------------------------------------------- */
 

@@ -108,7 +108,8 @@ static void refuse_foreign_keys(struct json_fields *f, const struct family_rule 
     if (!honors(rule, "use_qk_norm") &&
         json_fields_bool(f, "use_qk_norm", has_qk_norm) != has_qk_norm)
         family_unsupported(f, "use_qk_norm");
-    expect_text(f, "hidden_act", hp->activation == FFN_GEGLU_TANH ? "gelu" : "silu");
+    if (hp->activation != FFN_RELU)
+        expect_text(f, "hidden_act", hp->activation == FFN_GEGLU_TANH ? "gelu" : "silu");
     if (!honors(rule, "scoring_func")) expect_text(f, "scoring_func", "softmax");
     if (!honors(rule, "clip_qkv") && json_fields_find(f, "clip_qkv") != NULL)
         family_unsupported(f, "clip_qkv");
@@ -400,7 +401,7 @@ const struct family_rule *family_rule(enum family family)
         [FAMILY_GPT_OSS] = &family_gpt_oss,       [FAMILY_GRANITEMOE] = &family_granitemoe,
         [FAMILY_PHIMOE] = &family_phimoe,         [FAMILY_GLM4_MOE] = &family_glm4_moe,
         [FAMILY_GROK_1] = &family_grok_1,         [FAMILY_LLAMA4] = &family_llama4,
-        [FAMILY_LLAMA] = &family_llama,           [FAMILY_MISTRAL] = &family_mistral,
+        [FAMILY_SWITCH] = &family_switch,         [FAMILY_LLAMA] = &family_llama,           [FAMILY_MISTRAL] = &family_mistral,
         [FAMILY_QWEN2] = &family_qwen2,           [FAMILY_QWEN3] = &family_qwen3,
     };
     assert(family < FAMILY_N);
@@ -496,7 +497,12 @@ static void read_config(struct json_fields *f, struct hparams *hp)
     read_quantization(f);
     json_t *whole = f->object;
     f->object = numbers_of(f, rule);
-    read_numbers(f, rule, hp);
+    if (rule->read_numbers != NULL) {
+        rule->read_numbers(f, hp);
+        refuse_foreign_keys(f, rule, hp);
+    } else {
+        read_numbers(f, rule, hp);
+    }
     read_special_tokens(f, hp);
     const char *dtype = json_string_value(json_fields_find(f, "torch_dtype"));
     if (dtype == NULL) dtype = json_string_value(json_fields_find(f, "dtype"));

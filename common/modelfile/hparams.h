@@ -25,6 +25,7 @@ enum family {
     FAMILY_GLM4_MOE,
     FAMILY_GROK_1,
     FAMILY_LLAMA4,
+    FAMILY_SWITCH,
     FAMILY_LLAMA,
     FAMILY_MISTRAL,
     FAMILY_QWEN2,
@@ -45,6 +46,7 @@ enum norm { NORM_RMS, NORM_LAYER /* with a bias */ };
 enum ffn_activation {
     FFN_SWIGLU,    /* silu(g) u */
     FFN_GEGLU_TANH, /* gelu_tanh(g) u */
+    FFN_RELU,          /* max(g, 0); there is no up */
     FFN_SWIGLU_CLAMPED /* clamped at swiglu_limit, (u + 1) g sigmoid(1.702 g) */
 };
 
@@ -94,12 +96,20 @@ struct router_params {
     float jitter_eps; /* sparsemixer */
 };
 
+/* T5's: a learned number per head and bucket of distance is added to scores. */
+struct relative_bias {
+    uint32_t buckets; /* 0: the model has none of this */
+    uint32_t max_distance;
+};
+
 #define HPARAMS_MAX_EOS 16u
 
 struct hparams {
     enum family family;
     const char *family_name; /* "mixtral"; static */
     uint32_t n_layers, hidden, vocab, ctx_max;
+    uint32_t n_encoder_layers; /* of n_layers, the first: an encoder's; 0: the model is a decoder alone */
+    int32_t decoder_start;     /* the token that the decoder begins with, where there is an encoder */
 
     uint32_t n_heads, n_kv_heads;
     uint32_t head_dim;  /* of a query and its key, as the score sees them; latent attention: nope + rope */
@@ -119,6 +129,7 @@ struct hparams {
     /* Layers that do not rotate: q is multiplied by 1 + scale ln(1 + floor((position + 1) / floor)); scale 0: it is not. */
     double temperature_scale, temperature_floor;
     struct mla_params mla;
+    struct relative_bias relative_bias;
     struct rope_params rope;
 
     enum norm norm;
@@ -138,6 +149,7 @@ struct hparams {
     uint32_t shared_width; /* F of the expert that all tokens take, 0: none */
     bool shared_gated;     /* it has a gate of its own */
     struct router_params router;
+    uint32_t expert_capacity; /* an encoder's expert takes so many tokens of a prompt, the first; 0: all */
     bool is_moe[LIMIT_LAYERS]; /* per layer; false = dense MLP */
 
     int32_t bos;                  /* -1: none */

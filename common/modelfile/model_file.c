@@ -204,9 +204,10 @@ static enum err_code need(struct model_file *f, enum weight_role role, uint32_t 
     struct weight_place place;
     char name[WEIGHT_NAME_MAX] = "";
     const struct tensor *t = NULL;
-    for (uint32_t i = 0; t == NULL && weight_place(&f->hp, f->files, role, i, &place); i++) {
+    for (uint32_t i = 0; t == NULL && weight_place(&f->hp, f->files, role, layer, i, &place);
+         i++) {
         char tried[WEIGHT_NAME_MAX];
-        weight_name(place.name, layer, expert, tried);
+        weight_name(place.name, weight_place_layer(&f->hp, &place, layer), expert, tried);
         t = named(f, tried);
         if (i == 0 || t != NULL) memcpy(name, tried, sizeof name);
     }

@@ -37,7 +37,7 @@ struct tensor {
 /* Row `row` of a matrix (row 0 of a vector) as dtype.h has it: in the file, or put together in `tmp`, which has
  * dtype_bytes(t->dtype, columns) bytes. */
 const void *tensor_row(const struct tensor *t, uint64_t row, void *tmp);
-/* All of a vector, as f32 [columns]. Its format must have blocks of 1. */
+/* All of a vector, or of a matrix whose rows stand together, as f32. Its format must have blocks of 1. */
 void tensor_vector_f32(const struct tensor *t, float *out);
 uint64_t tensor_columns(const struct tensor *t); /* of a row: the last dimension */
 uint64_t tensor_n_elements(const struct tensor *t);

@@ -66,7 +66,8 @@ const void *tensor_row(const struct tensor *t, uint64_t row, void *tmp)
 
 void tensor_vector_f32(const struct tensor *t, float *out)
 {
-    const uint64_t n = tensor_columns(t);
+    const uint64_t n = tensor_n_elements(t);
+    assert(t->n_dims == 1 || t->col_stride == 0);
     const size_t each = dtype_block_bytes(t->dtype), step = t->col_stride == 0 ? each : t->col_stride;
     assert(dtype_block(t->dtype) == 1);
     for (uint64_t i = 0; i < n; i++)

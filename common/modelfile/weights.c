@@ -142,6 +142,8 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
     const bool moe = weight_scope(role) != SCOPE_MODEL && hp->is_moe[layer];
     const bool dense = !moe, shared = moe && hp->shared_width > 0;
     const bool layer_norm = hp->norm == NORM_LAYER;
+    const bool decodes = hp->n_encoder_layers > 0 && layer >= hp->n_encoder_layers;
+    const bool has_up = hp->activation != FFN_RELU;
     uint64_t outer = 0, out = 0, in = 0; /* in 0: a vector */
     bool has = true;
     switch (role) {
@@ -224,6 +226,28 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
     case W_V_B:
         has = latent, outer = heads, out = hp->value_dim, in = mla->kv_rank;
         break;
+    case W_ENCODER_NORM:
+        has = hp->n_encoder_layers > 0, out = d;
+        break;
+    case W_RELATIVE_BIAS:
+        has = hp->relative_bias.buckets > 0 && (layer == 0 || layer == hp->n_encoder_layers);
+        out = hp->relative_bias.buckets, in = heads;
+        break;
+    case W_CROSS_NORM:
+        has = decodes, out = d;
+        break;
+    case W_CROSS_Q:
+        has = decodes, out = q, in = d;
+        break;
+    case W_CROSS_K:
+        has = decodes, out = k, in = d;
+        break;
+    case W_CROSS_V:
+        has = decodes, out = v, in = d;
+        break;
+    case W_CROSS_O:
+        has = decodes, out = d, in = heads * hp->value_dim;
+        break;
     case W_ROUTER:
         has = moe, out = hp->n_experts, in = d;
         break;
@@ -235,7 +259,7 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
         break;
     case W_DENSE_GATE:
     case W_DENSE_UP:
-        has = dense, out = hp->dense_width, in = d;
+        has = dense && (has_up || role == W_DENSE_GATE), out = hp->dense_width, in = d;
         break;
     case W_DENSE_DOWN:
         has = dense, out = d, in = hp->dense_width;
@@ -252,7 +276,7 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
         break;
     case W_EXPERT_GATE:
     case W_EXPERT_UP:
-        has = moe, out = hp->expert_width, in = d;
+        has = moe && (has_up || role == W_EXPERT_GATE), out = hp->expert_width, in = d;
         break;
     case W_EXPERT_DOWN:
         has = moe, out = d, in = hp->expert_width;
@@ -278,22 +302,32 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
 
 /* The i-th entry of a role in a list; *i counts on past it when there are fewer. */
 static const struct weight_place *find_place(const struct weight_place *list,
-                                             enum weight_role role, uint32_t *i)
+                                             enum weight_role role, enum weight_stack stack,
+                                             uint32_t *i)
 {
     for (; list != NULL && list->name != NULL; list++)
-        if (list->role == role && (*i)-- == 0) return list;
+        if (list->role == role && (list->stack == STACK_ANY || list->stack == stack) &&
+            (*i)-- == 0)
+            return list;
     return NULL;
 }
 
+uint32_t weight_place_layer(const struct hparams *hp, const struct weight_place *place,
+                            uint32_t layer)
+{
+    return place->stack == STACK_DECODER ? layer - hp->n_encoder_layers : layer;
+}
+
 bool weight_place(const struct hparams *hp, enum weight_files files, enum weight_role role,
-                  uint32_t i, struct weight_place *out)
+                  uint32_t layer, uint32_t i, struct weight_place *out)
 {
     const struct weight_place *found = NULL;
+    const enum weight_stack stack = layer < hp->n_encoder_layers ? STACK_ENCODER : STACK_DECODER;
     if (files == FILES_HF) {
-        found = find_place(family_rule(hp->family)->places, role, &i);
-        if (found == NULL) found = find_place(hf_places, role, &i);
+        found = find_place(family_rule(hp->family)->places, role, stack, &i);
+        if (found == NULL) found = find_place(hf_places, role, stack, &i);
     } else {
-        found = find_place(gguf_places, role, &i);
+        found = find_place(gguf_places, role, stack, &i);
     }
     if (found != NULL) *out = *found;
     return found != NULL;

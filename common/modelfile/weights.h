@@ -38,6 +38,9 @@ const char *weight_role_name(enum weight_role role);
 bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t layer, uint32_t *n_dims,
                   uint64_t dims[TENSOR_MAX_DIMS]);
 
+/* Which stack of an encoder-decoder model; layers are counted from the stack's first. */
+enum weight_stack { STACK_ANY, STACK_ENCODER, STACK_DECODER };
+
 /* Which output features of a tensor are the role's. */
 enum weight_part { PART_ALL, PART_LOW /* the first half */, PART_HIGH, PART_EVEN, PART_ODD };
 
@@ -49,13 +52,17 @@ struct weight_place {
     bool stacked;       /* the tensor holds all experts: [E, ..] */
     bool transposed;    /* [in, out] */
     enum weight_part part;
+    enum weight_stack stack;
 };
 
 enum weight_files { FILES_HF, FILES_GGUF };
 
-/* The i-th place where a family's files may have a role; false past the last. The first one that is there counts. */
+/* The i-th place where a family's files may have a role of a layer; false past the last. The first one that is there counts. */
 bool weight_place(const struct hparams *hp, enum weight_files files, enum weight_role role,
-                  uint32_t i, struct weight_place *out);
+                  uint32_t layer, uint32_t i, struct weight_place *out);
+/* The number of a layer in the name of a place. */
+uint32_t weight_place_layer(const struct hparams *hp, const struct weight_place *place,
+                            uint32_t layer);
 
 /* Shape that the tensor of a place must have, from that of the role. */
 void weight_place_shape(const struct weight_place *place, uint32_t n_experts, uint32_t *n_dims,

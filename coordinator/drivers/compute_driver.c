@@ -143,6 +143,7 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
                                             .position = rows[r].position,
                                             .blocks = rows[r].blocks,
                                             .wants_logits = rows[r].wants_logits,
+                                            .n_encoder = rows[r].n_encoder,
                                             .beyond = rows[r].beyond};
         model_begin(s->pass, d->rows, n);
     }
@@ -150,7 +151,9 @@ void compute_driver_run(struct compute_driver *d, const struct engine *e,
         model_combine(s->pass, (uint32_t)job->combine_layer, d->cfg.workers);
     for (int l = job->first_layer; l <= job->last_layer; l++)
         model_attention(s->pass, d->kv, (uint32_t)l, d->cfg.workers);
-    if (job->head) {
+    if (job->head && rows[0].position < rows[0].n_encoder)
+        model_encoder_end(s->pass, d->kv, d->cfg.workers);
+    else if (job->head) {
         model_head(s->pass, d->cfg.workers);
         sample(d, s, rows, n, clients);
     }

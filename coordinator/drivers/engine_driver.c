@@ -329,6 +329,7 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
         .max_waiting = cfg->max_waiting,
         .eos = hp->eos,
         .n_eos = hp->n_eos,
+        .n_encoder_layers = hp->n_encoder_layers,
         .rope_length = hp->rope.kind == ROPE_LONG ? hp->rope.original_ctx : 0,
         .dispatch = {.n_nodes = node_driver_count(d->nodes),
                      .row_bytes = row_bytes,

@@ -14,14 +14,22 @@ struct visit {
     uint32_t kv_head, head, n_heads; /* query heads [head, head + n_heads) */
 };
 
-/* The first key that a row sees. */
-static uint32_t first_seen(const struct stage *st, uint32_t position)
+/* The keys that a row sees: [first, end). An encoder's row sees all of the encoder's tokens; a decoder's its own side up to
+ * itself, or, in cross attention, the encoder's. */
+static uint32_t first_seen(const struct stage *st, const struct model_row *r)
 {
     const struct hparams *hp = st->p->m->hp;
+    const uint32_t position = r->position;
+    if (r->n_encoder > 0) return st->cross || position < r->n_encoder ? 0 : r->n_encoder;
     const uint32_t window = hp->sliding_window[st->layer_index], chunk = hp->attention_chunk;
     if (window > 0 && position >= window) return position - window + 1;
     if (chunk > 0 && !hp->no_rope[st->layer_index]) return position / chunk * chunk;
     return 0;
+}
+
+static uint32_t end_seen(const struct stage *st, const struct model_row *r)
+{
+    return st->cross || r->position < r->n_encoder ? r->n_encoder : r->position + 1;
 }
 
 static const float *query(const struct visit *v, uint32_t row, uint32_t head)
@@ -60,11 +68,32 @@ static void start(const struct visit *v, struct attention_row *rows)
 /* What each row sees of block b. */
 static void look(const struct visit *v, uint32_t b, struct attention_row *rows)
 {
-    for (uint32_t r = 0; r < v->tile.n; r++) {
-        uint32_t position = v->st->p->b.rows[v->tile.first + r].position;
+    for (uint32_t i = 0; i < v->tile.n; i++) {
+        const struct model_row *r = &v->st->p->b.rows[v->tile.first + i];
         for (uint32_t h = 0; h < v->n_heads; h++)
-            attention_row_see(&rows[r * v->n_heads + h], b * KV_BLOCK_TOKENS,
-                              first_seen(v->st, position), position + 1);
+            attention_row_see(&rows[i * v->n_heads + h], b * KV_BLOCK_TOKENS, first_seen(v->st, r),
+                              end_seen(v->st, r));
+    }
+}
+
+/* The learned bias of distances, for the tokens of block b. */
+static void add_bias(const struct visit *v, uint32_t b, struct attention_row *rows,
+                     float bias[TOGETHER][KV_BLOCK_TOKENS])
+{
+    const struct model *m = v->st->p->m;
+    const int64_t most = m->hp->relative_bias.max_distance;
+    const bool encodes = v->st->layer_index < m->hp->n_encoder_layers;
+    for (uint32_t i = 0; i < v->tile.n * v->n_heads; i++) {
+        const int64_t position = v->st->p->b.rows[v->tile.first + i / v->n_heads].position;
+        const float *of_head =
+            m->relative_bias + ((encodes ? 0 : m->hp->n_heads) + v->head + i % v->n_heads) *
+                                   (size_t)(2 * most + 1);
+        for (uint32_t t = 0; t < KV_BLOCK_TOKENS; t++) {
+            int64_t d = (int64_t)b * KV_BLOCK_TOKENS + t - position;
+            d = d < -most ? -most : d > most ? most : d;
+            bias[i][t] = of_head[d + most];
+        }
+        rows[i].bias = bias[i];
     }
 }
 
@@ -78,13 +107,15 @@ static void run(const struct visit *v)
                                           .scale = m->score_scale,
                                           .soft_cap = m->hp->score_soft_cap};
     struct attention_row rows[TOGETHER];
+    float bias[TOGETHER][KV_BLOCK_TOKENS];
     const uint32_t n = v->tile.n * v->n_heads;
     assert(n <= TOGETHER);
     start(v, rows);
     const struct model_row *r = &st->p->b.rows[v->tile.first];
-    uint32_t last = r[v->tile.n - 1].position, first = first_seen(st, r->position);
-    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= last / KV_BLOCK_TOKENS; b++) {
+    uint32_t end = end_seen(st, &r[v->tile.n - 1]), first = first_seen(st, r);
+    for (uint32_t b = first / KV_BLOCK_TOKENS; b <= (end - 1) / KV_BLOCK_TOKENS; b++) {
         look(v, b, rows);
+        if (m->relative_bias != NULL && !st->cross) add_bias(v, b, rows, bias);
         m->kernels->attention_block(&shape, rows, n,
                                     kv_keys(st->kv, r->blocks[b], st->layer_index, v->kv_head),
                                     kv_values(st->kv, r->blocks[b], st->layer_index, v->kv_head));

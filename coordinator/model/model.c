@@ -58,7 +58,7 @@ static void load_vector(struct loader *ld, const float **out, enum weight_role r
 {
     const struct tensor *t = model_file_find(ld->m->file, role, layer, 0);
     if (ld->rc != ERR_OK || t == NULL) return;
-    float *v = (float *)(void *)take(ld, tensor_columns(t) * sizeof(float));
+    float *v = (float *)(void *)take(ld, tensor_n_elements(t) * sizeof(float));
     if (ld->placing && ld->rc == ERR_OK) tensor_vector_f32(t, v);
     *out = v;
 }
@@ -167,11 +167,16 @@ static enum err_code make_tables(struct model *m, struct err *why)
     m->ones = mem_zalloc_array(hp->head_dim, sizeof *m->ones);
     for (uint32_t i = 0; i < 2; i++)
         m->rope[i].inv_freq = mem_zalloc_array(hp->rope_dim / 2, sizeof(float));
+    if (hp->relative_bias.buckets > 0)
+        m->relative_bias = mem_zalloc_array(
+            2 * (size_t)hp->n_heads * (2 * (size_t)hp->relative_bias.max_distance + 1),
+            sizeof *m->relative_bias);
     if (hp->mla.kv_rank > 0)
         m->latent = mem_zalloc_array((size_t)hp->n_layers * 2 * hp->n_heads, sizeof *m->latent);
     if (m->layers == NULL || m->expert_rows == NULL || m->ones == NULL ||
         m->rope[0].inv_freq == NULL || m->rope[1].inv_freq == NULL ||
-        (hp->mla.kv_rank > 0 && m->latent == NULL))
+        (hp->mla.kv_rank > 0 && m->latent == NULL) ||
+        (hp->relative_bias.buckets > 0 && m->relative_bias == NULL))
         return err_nomem(why, "layers");
     for (uint32_t l = 0; m->latent != NULL && l < hp->n_layers; l++) {
         m->layers[l].latent_keys = m->latent + (size_t)l * 2 * hp->n_heads;
@@ -186,6 +191,37 @@ static enum err_code make_tables(struct model *m, struct err *why)
     if (hp->mla.kv_rank > 0) scale *= rope_score_factor(&hp->rope);
     m->score_scale = (float)scale;
     return ERR_OK;
+}
+
+/* The bucket of a distance (key minus query): half of the buckets, or, with `both` ways, a quarter for each, are for
+ * single distances, the others for ever wider ranges of them. In f32, as the official code has it. */
+static uint32_t relative_bucket(const struct relative_bias *r, int64_t distance, bool both)
+{
+    uint32_t n = both ? r->buckets / 2 : r->buckets, base = both && distance > 0 ? n : 0;
+    uint64_t far = distance < 0 ? (uint64_t)-distance : both ? (uint64_t)distance : 0;
+    uint32_t exact = n / 2;
+    if (far < exact) return base + (uint32_t)far;
+    float steps = (float)kernels_log((double)((float)far / (float)exact)) /
+                  (float)kernels_log((double)r->max_distance / exact) * (float)(n - exact);
+    uint32_t more = exact + (uint32_t)steps;
+    return base + (more < n ? more : n - 1);
+}
+
+/* What the first layer of each stack holds, by head and distance from -max_distance to max_distance. */
+static void fill_relative_bias(struct model *m)
+{
+    const struct hparams *hp = m->hp;
+    const int64_t most = hp->relative_bias.max_distance;
+    for (uint32_t stack = 0; stack < 2 && m->relative_bias != NULL; stack++) {
+        const bool encodes = stack == 0 && hp->n_encoder_layers > 0;
+        const float *learned = m->layers[encodes ? 0 : hp->n_encoder_layers].v[W_RELATIVE_BIAS];
+        for (int64_t d = -most; d <= most; d++)
+            for (uint32_t h = 0; h < hp->n_heads; h++)
+                m->relative_bias[((size_t)stack * hp->n_heads + h) * (size_t)(2 * most + 1) +
+                                 (size_t)(d + most)] =
+                    learned[(size_t)relative_bucket(&hp->relative_bias, d, encodes) * hp->n_heads +
+                            h];
+    }
 }
 
 enum err_code model_open(const struct model_file *file, const char *quantize,
@@ -219,6 +255,7 @@ enum err_code model_open(const struct model_file *file, const char *quantize,
     m->region_bytes = bytes;
     rc = load_all(m, true, w, &bytes, why);
     if (rc != ERR_OK) goto fail;
+    fill_relative_bias(m);
     *out = m;
     return ERR_OK;
 fail:
@@ -231,6 +268,7 @@ void model_close(struct model *m)
     if (m == NULL) return;
     mem_unmap(m->region, m->region_bytes);
     mem_free(m->latent);
+    mem_free(m->relative_bias);
     mem_free(m->layers);
     mem_free(m->expert_rows);
     mem_free(m->ones);

@@ -46,6 +46,7 @@ struct model_row {
     const uint32_t *
         blocks; /* block table of its sequence: position / 64 -> block in the store; borrowed for the pass */
     bool wants_logits;
+    uint32_t n_encoder; /* tokens of its sequence that are an encoder's: those at positions below; 0: no encoder */
     bool beyond; /* its sequence is longer than the length the model was made for: long rope's other factors */
 };
 
@@ -57,7 +58,8 @@ void model_pass_close(struct model_pass *p);
 size_t model_pass_bytes(const struct model *m, uint32_t max_rows, uint32_t max_logit_rows);
 
 /* Rows of one sequence stand together in ascending position; rows of several sequences may share the pass.
- * Loads the embeddings into the residual stream. */
+ * Loads the embeddings into the residual stream. Of an encoder-decoder model a pass has either rows of encoders, each
+ * sequence's all, and runs the encoder's layers, or rows of decoders. */
 void model_begin(struct model_pass *p, const struct model_row *rows, uint32_t n);
 
 /* Layer `layer` up to the router: norm, q/k/v, rope, KV write, attention, output projection, residual, FFN norm, router,
@@ -85,6 +87,10 @@ void model_shared(struct model_pass *p, uint32_t layer, struct workers *w);
 
 /* Combine the results of `layer` in ascending expert number, add the residual. */
 void model_combine(struct model_pass *p, uint32_t layer, struct workers *w);
+
+/* After the encoder's last layer, for a pass of its rows: their final norm, and what the decoder's layers will see of them
+ * into the cache. */
+void model_encoder_end(struct model_pass *p, struct kv_store *kv, struct workers *w);
 
 /* Final norm and head for rows with wants_logits; logits row i belongs to the i-th such row. */
 void model_head(struct model_pass *p, struct workers *w);

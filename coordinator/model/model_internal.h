@@ -38,6 +38,7 @@ struct model {
         float *inv_freq; /* [rope_dim / 2] */
         float factor;
     } rope[2];   /* [1]: of sequences beyond the original length; the same but for long rope */
+    float *relative_bias; /* [2 stacks, n_heads, 2 max_distance + 1]; NULL: none */
     float *ones; /* [head_dim], for norms without a weight */
 };
 
@@ -138,6 +139,7 @@ struct stage {
     struct kv_store *kv;
     const struct layer *layer;
     uint32_t layer_index;
+    bool cross; /* a decoder's attention to the encoder's tokens */
 };
 
 /* pass.c: rows of the pass into tiles. */
@@ -151,6 +153,10 @@ void pass_fill(const struct kernels *k, const struct views *v, uint32_t n, unsig
 
 /* heads.c: from the norm's rows to queries (b.q) and the cache: one key and value per kv head. */
 void heads_project(const struct stage *st, struct workers *w);
+/* The same of a decoder's row that attends to the encoder's tokens: queries alone. */
+void heads_project_cross(const struct stage *st, struct workers *w);
+/* Of all rows, the encoder's last: keys and values of cross attention into the cache of a decoder's layer. */
+void heads_store_cross(const struct stage *st, struct workers *w);
 /* Of one row whose projections are there: biases, norms, clip, rotation; key and value into the cache. */
 void heads_finish(const struct stage *st, uint32_t row);
 /* Key and value of row `row` into the cache; value NULL: in the key. */

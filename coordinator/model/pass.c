@@ -342,7 +342,7 @@ static void run_ffn(struct ffn_stage *f, struct workers *w)
     const uint32_t width = f->gate->n, d = p->m->hp->hidden;
     struct product first[] = {pass_product(f->gate, &p->b.norm, p->n, p->b.ffn.f32, width),
                               pass_product(f->up, &p->b.norm, p->n, p->b.ffn_up, width)};
-    products_run(p->m->kernels, first, 2, &p->scratch, w);
+    products_run(p->m->kernels, first, f->up->n > 0 ? 2 : 1, &p->scratch, w);
     run_rows(w, p->n, width, activate_row, f);
     struct views mid = p->b.ffn;
     mid.k = width;
@@ -385,6 +385,65 @@ void model_shared(struct model_pass *p, uint32_t layer, struct workers *w)
 
 /* ---- a layer ------------------------------------------------------------------------------------ */
 
+/* An encoder's expert takes the first expert_capacity tokens of a prompt that choose it; the others get nothing from it. The
+ * prompt is a group of its own, whatever else is in the pass. */
+static void drop_overflow(struct model_pass *p)
+{
+    const struct hparams *hp = p->m->hp;
+    uint32_t taken[LIMIT_EXPERTS];
+    for (uint32_t row = 0; row < p->n; row++) {
+        if (row == 0 || p->b.rows[row].blocks != p->b.rows[row - 1].blocks)
+            memset(taken, 0, hp->n_experts * sizeof *taken);
+        if (++taken[p->b.experts[row]] > hp->expert_capacity) p->b.gates[row] = 0.0f;
+    }
+}
+
+static void route(struct stage *st, struct workers *w)
+{
+    struct model_pass *p = st->p;
+    const struct hparams *hp = p->m->hp;
+    struct product router =
+        pass_product(&st->layer->w[W_ROUTER], &p->b.norm, p->n, p->b.router, hp->n_experts);
+    products_run(p->m->kernels, &router, 1, &p->scratch, w);
+    run_rows(w, p->n, 8 * (size_t)hp->n_experts, route_row, st);
+    if (hp->expert_capacity > 0 && st->layer_index < hp->n_encoder_layers) drop_overflow(p);
+    p->expert_rows = views_rows(hp->router.weights_input ? &p->b.expert : &p->b.norm,
+                                p->m->expert_rows[st->layer_index], p->n);
+}
+
+/* From what was attended to `projected`. */
+static void project_output(struct stage *st, enum weight_role role, struct workers *w)
+{
+    struct model_pass *p = st->p;
+    const struct hparams *hp = p->m->hp;
+    run_rows(w, p->n, (size_t)hp->n_heads * hp->value_dim, attended_row, st);
+    struct product o =
+        pass_product(&st->layer->w[role], &p->b.attended, p->n, p->b.projected, hp->hidden);
+    products_run(p->m->kernels, &o, 1, &p->scratch, w);
+}
+
+static void cross_norm_row(void *ctx, uint32_t row, unsigned worker)
+{
+    (void)worker;
+    const struct stage *st = ctx;
+    struct model_pass *p = st->p;
+    size_t off = (size_t)row * p->m->hp->hidden;
+    add_residual(st, row, W_ATTN_POST_NORM);
+    norm(p->m, st->layer, W_CROSS_NORM, W_N_ROLES, p->b.hidden + off, p->b.norm.f32 + off);
+    pass_fill(p->m->kernels, &p->b.norm, p->n, pass_wants(&st->layer->w[W_CROSS_Q]), row);
+}
+
+/* A decoder's attention to the encoder's tokens, after that to its own. */
+static void run_cross(struct stage *st, struct workers *w)
+{
+    run_rows(w, st->p->n, 3 * (size_t)st->p->m->hp->hidden, cross_norm_row, st);
+    st->cross = true;
+    heads_project_cross(st, w);
+    attention_run(st, w);
+    project_output(st, W_CROSS_O, w);
+    st->cross = false;
+}
+
 void model_attention(struct model_pass *p, struct kv_store *kv, uint32_t layer, struct workers *w)
 {
     const struct model *m = p->m;
@@ -402,22 +461,39 @@ void model_attention(struct model_pass *p, struct kv_store *kv, uint32_t layer, 
         heads_project(&st, w);
     attention_run(&st, w);
     if (latent) latent_expand(&st, w);
-    run_rows(w, p->n, (size_t)hp->n_heads * hp->value_dim, attended_row, &st);
-    struct product o =
-        pass_product(&st.layer->w[W_O], &p->b.attended, p->n, p->b.projected, hp->hidden);
-    products_run(m->kernels, &o, 1, &p->scratch, w);
+    project_output(&st, W_O, w);
+    if (hp->n_encoder_layers > 0 && layer >= hp->n_encoder_layers) run_cross(&st, w);
     run_rows(w, p->n, 3 * (size_t)hp->hidden, ffn_norm_row, &st);
-
-    if (!hp->is_moe[layer]) {
+    if (hp->is_moe[layer])
+        route(&st, w);
+    else
         run_dense(&st, w);
-        return;
+}
+
+static void encoder_norm_row(void *ctx, uint32_t row, unsigned worker)
+{
+    (void)worker;
+    const struct stage *st = ctx;
+    struct model_pass *p = st->p;
+    size_t off = (size_t)row * p->m->hp->hidden;
+    norm(p->m, st->layer, W_ENCODER_NORM, W_N_ROLES, p->b.hidden + off, p->b.norm.f32 + off);
+    unsigned wanted = 0;
+    for (uint32_t l = p->m->hp->n_encoder_layers; l < p->m->hp->n_layers; l++)
+        wanted |= pass_wants(&p->m->layers[l].w[W_CROSS_K]) |
+                  pass_wants(&p->m->layers[l].w[W_CROSS_V]);
+    pass_fill(p->m->kernels, &p->b.norm, p->n, wanted, row);
+}
+
+void model_encoder_end(struct model_pass *p, struct kv_store *kv, struct workers *w)
+{
+    const struct model *m = p->m;
+    struct stage st = {.p = p, .kv = kv, .layer = &m->whole};
+    run_rows(w, p->n, 2 * (size_t)m->hp->hidden, encoder_norm_row, &st);
+    for (uint32_t l = m->hp->n_encoder_layers; l < m->hp->n_layers; l++) {
+        st.layer = &m->layers[l];
+        st.layer_index = l;
+        heads_store_cross(&st, w);
     }
-    struct product router =
-        pass_product(&st.layer->w[W_ROUTER], &p->b.norm, p->n, p->b.router, hp->n_experts);
-    products_run(m->kernels, &router, 1, &p->scratch, w);
-    run_rows(w, p->n, 8 * (size_t)hp->n_experts, route_row, &st);
-    p->expert_rows = views_rows(hp->router.weights_input ? &p->b.expert : &p->b.norm,
-                                m->expert_rows[layer], p->n);
 }
 
 static void combine_row(void *ctx, uint32_t row, unsigned worker)

@@ -378,7 +378,7 @@ Test(modelfile, a_file_of_many_gib_opens_without_reading_it)
             char name[WEIGHT_NAME_MAX];
             if (!weight_shape(&hp, role, 0, &n_dims, dims)) continue;
             struct weight_place place;
-            cr_assert(weight_place(&hp, FILES_HF, role, 0, &place));
+            cr_assert(weight_place(&hp, FILES_HF, role, 0, 0, &place));
             weight_name(place.name, 0, e, name);
             uint64_t bytes = 4 * dims[0] * (n_dims == 2 ? dims[1] : 1);
             buf_printf(&header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%llu", end > 0 ? "," : "",
