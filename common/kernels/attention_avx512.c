@@ -26,7 +26,8 @@ typedef __m512 vec;
 /* Which zero of two wins is not defined. */
 ALWAYS_INLINE float largest16(__m512 v)
 {
-    return max8_avx2(_mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)));
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+    return max8_avx2(_mm256_max_ps(_mm512_castps512_ps256(v), high));
 }
 
 /* Rows become columns. */

@@ -353,11 +353,11 @@ Test(attention, merges_are_spelled_out_by_hand)
         const struct kernels *v = runnable(kernels_variant(i));
         if (v == NULL) continue;
         for (float s = -2.5f; s < 3; s += 0.37f) {
-            float key[64] = {1}, value[64 * 19], o[19], q = s;
+            float key[64] = {1}, value[64 * 19], before[19], o[19], q = s;
             struct attention_row row = {.q = &q, .o = o, .m = 0.3f, .l = 1.7f, .visible = 1};
             for (int j = 0; j < 19; j++) {
                 value[j] = 0.1f * (float)j;
-                o[j] = 1.0f - 0.3f * (float)j;
+                o[j] = before[j] = 1.0f - 0.3f * (float)j;
             }
             const struct attention_shape shape = {.key_dim = 1, .value_dim = 19, .scale = 1};
             v->attention_block(&shape, &row, 1, key, value);
@@ -366,8 +366,8 @@ Test(attention, merges_are_spelled_out_by_hand)
             cr_expect_eq(row.m, top);
             cr_expect_eq(row.l, fmaf(1.7f, a, 1.0f * b), "%s", v->name);
             for (int j = 0; j < 19; j++) {
-                volatile float added = 0.1f * (float)j * b;
-                cr_expect_eq(o[j], fmaf(1.0f - 0.3f * (float)j, a, added), "%s", v->name);
+                volatile float added = value[j] * b;
+                cr_expect_eq(o[j], fmaf(before[j], a, added), "%s", v->name);
             }
         }
     }

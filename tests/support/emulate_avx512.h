@@ -42,4 +42,35 @@ static inline void emulate_mask_storeu_ps(float *out, unsigned mask, simde__m512
 }
 #define _mm512_mask_storeu_ps(out, mask, v) emulate_mask_storeu_ps(out, mask, v)
 
+#undef _mm512_srai_epi32
+#undef _mm512_cvtepu16_epi32
+#undef _mm512_shuffle_f32x4
+
+static inline simde__m512i emulate_srai_epi32(simde__m512i v, int count)
+{
+    int32_t lane[16];
+    simde_mm512_storeu_si512(lane, v);
+    for (int i = 0; i < 16; i++)
+        lane[i] >>= count;
+    return simde_mm512_loadu_si512(lane);
+}
+#define _mm512_srai_epi32(v, count) emulate_srai_epi32(v, count)
+
+#define _mm512_cvtepu16_epi32(v)                                                                   \
+    simde_mm512_inserti64x4(                                                                       \
+        simde_mm512_castsi256_si512(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(v))),             \
+        _mm256_cvtepu16_epi32(_mm256_extracti128_si256(v, 1)), 1)
+
+/* Quarters of a, a, b and b, each chosen by two bits. */
+static inline simde__m512 emulate_shuffle_f32x4(simde__m512 a, simde__m512 b, unsigned which)
+{
+    float from[2][16], to[16];
+    simde_mm512_storeu_ps(from[0], a);
+    simde_mm512_storeu_ps(from[1], b);
+    for (unsigned i = 0; i < 16; i++)
+        to[i] = from[i / 8][(which >> i / 4 * 2 & 3) * 4 + i % 4];
+    return simde_mm512_loadu_ps(to);
+}
+#define _mm512_shuffle_f32x4(a, b, which) emulate_shuffle_f32x4(a, b, which)
+
 #endif
