@@ -121,7 +121,7 @@ static void check_tiny(const char *name, bool f32)
     double logits_error = 0;
     for (int p = 0; p < 3; p++) {
         char prompt[8];
-        uint64_t dims[2], n, n_greedy;
+        uint64_t dims[2] = {0}, n, n_greedy;
         snprintf(prompt, sizeof prompt, "p%d", p);
         int32_t *ids = expected_get(&x, prompt, "ids", -1, dims);
         n = dims[0];
@@ -313,7 +313,7 @@ static void check_demo(const char *quantize, double allowed)
     uint32_t agreed = 0, decoded_all = 0;
     for (int p = 0; p < 3; p++) {
         char prompt[8];
-        uint64_t dims[2], n, n_rows, n_greedy;
+        uint64_t dims[2] = {0}, n, n_rows, n_greedy;
         snprintf(prompt, sizeof prompt, "p%d", p);
         int32_t *ids = expected_get(&x, prompt, "ids", -1, dims);
         n = dims[0];

@@ -129,8 +129,10 @@ static inline void one_pass(struct one_process *o, const struct model_row *rows,
                             const struct one_observer *see)
 {
     const struct hparams *hp = model_hparams(o->model);
+    const bool encodes = rows[0].position < rows[0].n_encoder;
+    const uint32_t end = encodes ? hp->n_encoder_layers : hp->n_layers;
     model_begin(o->pass, rows, n);
-    for (uint32_t l = 0; l < hp->n_layers; l++) {
+    for (uint32_t l = encodes ? 0 : hp->n_encoder_layers; l < end; l++) {
         model_attention(o->pass, o->kv, l, o->workers);
         if (see && see->routed && hp->is_moe[l]) see->routed(see->ctx, o, l);
         if (hp->is_moe[l]) {
@@ -139,7 +141,10 @@ static inline void one_pass(struct one_process *o, const struct model_row *rows,
         }
         if (see && see->layer_done) see->layer_done(see->ctx, o, l);
     }
-    model_head(o->pass, o->workers);
+    if (encodes)
+        model_encoder_end(o->pass, o->kv, o->workers);
+    else
+        model_head(o->pass, o->workers);
 }
 
 /* Run n tokens of one sequence in one pass; logits [n, V] are left in the pass when all_logits, else the last row's. */
