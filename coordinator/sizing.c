@@ -10,12 +10,20 @@
 #define FULL_SEQUENCES 64u /* the cache is not made larger than for so many full contexts */
 #define DECODE_ROWS    64u /* of a decode pass, and logit rows of any */
 
-/* Rows of a pass: residual, norm, q, k, v, attention, expert rows and results, and logits for a head. */
+/* Rows of a pass: residual, norm, queries, keys, values, attention, expert rows and results, feed-forward, and logits for a
+ * head. Rows for products are there in up to three formats. */
 static uint64_t scratch_bytes(const struct hparams *hp, uint32_t rows)
 {
-    uint64_t attention = (uint64_t)(hp->n_heads * 2 + hp->n_kv_heads * 2) * hp->head_dim;
+    const struct kv_shape kv = hparams_kv_shape(hp);
+    const uint64_t heads = hp->n_heads;
+    uint64_t attention = heads * (hp->head_dim + 2 * hp->value_dim) +
+                         (uint64_t)kv.heads * (kv.key_dim + kv.value_dim);
+    if (hp->mla.kv_rank > 0)
+        attention += heads * (kv.key_dim + 2 * (uint64_t)(hp->mla.nope + hp->mla.kv_rank)) +
+                     2 * (uint64_t)hp->mla.q_rank;
+    uint64_t ffn = hp->dense_width > hp->shared_width ? hp->dense_width : hp->shared_width;
     uint64_t per_row =
-        (uint64_t)hp->hidden * (6 + hp->top_k) + attention + hp->n_experts + hp->dense_width * 3u;
+        (uint64_t)hp->hidden * (8 + hp->top_k) + attention + hp->n_experts + 3 * ffn;
     return rows * per_row * 4 + (uint64_t)DECODE_ROWS * hp->vocab * 4;
 }
 

@@ -192,20 +192,34 @@ static void answer_cluster(struct engine_driver *d)
     client_driver_answer_cluster(d->clients, text);
 }
 
+/* An encoder-decoder model's prompt ends with the token that the decoder begins with. NULL: no memory. */
+static int32_t *with_decoder_start(const struct hparams *hp, const struct generation_spec *s)
+{
+    int32_t *prompt = mem_alloc(((size_t)s->n_prompt + 1) * sizeof *prompt);
+    if (prompt == NULL) return NULL;
+    memcpy(prompt, s->prompt, s->n_prompt * sizeof *prompt);
+    prompt[s->n_prompt] = hp->decoder_start;
+    return prompt;
+}
+
 static void submit(struct engine_driver *d, const struct client_order *o)
 {
     const struct generation_spec *s = o->spec;
+    const struct hparams *hp = model_hparams(d->cfg.model);
+    int32_t *longer = hp->n_encoder_layers > 0 ? with_decoder_start(hp, s) : NULL;
     struct engine_event ev = {
         .kind = ENGINE_SUBMIT,
         .submit = {.sequence = o->sequence,
-                   .prompt = s->prompt,
-                   .n_prompt = s->n_prompt,
+                   .prompt = longer != NULL ? longer : s->prompt,
+                   .n_prompt = s->n_prompt + (longer != NULL),
                    .max_tokens = s->max_tokens,
                    .ignore_eos = s->ignore_eos,
                    .prompt_logits = s->prompt_logprobs,
                    .deadline_us = o->submitted_us + (uint64_t)s->deadline_ms * 1000}};
     struct err why;
-    enum err_code rc = step(d, &ev, &why);
+    enum err_code rc = hp->n_encoder_layers > 0 && longer == NULL ? err_nomem(&why, "the prompt")
+                                                                  : step(d, &ev, &why);
+    mem_free(longer);
     if (rc == ERR_OK) return;
     struct generation_event failed = {.kind = GENERATION_FAILED};
     client_driver_post(d->clients, o->sequence, &failed, &why);
