@@ -309,17 +309,11 @@ static json_t *read_factors(struct mapping *m, const char *name)
 /* Into m->config["rope_scaling"]: the writers above write to m->config, which is the inner object meanwhile. */
 static void fill_scaling(struct mapping *m, const char *type)
 {
-    char full[KEY_MAX];
-    struct err own;
     double x;
-    bool yarn = strcmp(type, "yarn") == 0;
     set_text(m, "rope_type", type);
-    if (get_real(m, "rope.scaling.factor", &x))
-        set_real(m, "factor", x);
-    else if (m->rc == ERR_OK && gguf_real(m->g, full_key(m, "rope.scale_linear", full), &x, &own) ==
-                                    ERR_OK) /* before 2023-11 */
-        set_real(m, "factor", x);
-    if (!yarn) return;
+    if (get_real(m, "rope.scaling.factor", &x) || get_real(m, "rope.scale_linear", &x))
+        set_real(m, "factor", x); /* the latter before 2023-11 */
+    if (strcmp(type, "yarn") != 0) return;
     copy_int(m, "rope.scaling.original_context_length", "original_max_position_embeddings");
     copy_real(m, "rope.scaling.yarn_beta_fast", "beta_fast", 0);
     copy_real(m, "rope.scaling.yarn_beta_slow", "beta_slow", 0);
@@ -369,8 +363,8 @@ static void fill_rope(struct mapping *m)
     const bool stretched = strcmp(type, "linear") == 0 || strcmp(type, "yarn") == 0;
     if (!stretched && strcmp(type, "none") != 0 && strcmp(type, "longrope") != 0)
         fail(m, ERR_UNSUPPORTED,
-             "key '%s.rope.scaling.type' is '%.*s': none, linear, yarn and longrope are supported",
-             m->arch->name, (int)strlen(type), is_long ? "?" : type);
+             "key '%s.rope.scaling.type' is '%s': none, linear, yarn and longrope are supported",
+             m->arch->name, utf8_valid(type, strlen(type)) ? type : "?");
     if (m->rc != ERR_OK || (!stretched && !divisors && !is_long)) return;
     if (stretched && (divisors || is_long)) {
         fail(m, ERR_UNSUPPORTED,
@@ -528,11 +522,9 @@ static void fill_deepseek(struct mapping *m)
 static void fill_deepseek2(struct mapping *m)
 {
     const bool sigmoid = int_or(m, "expert_gating_func", 1) == 2;
-    const bool kimi =
-        gguf_find(m->g, "tokenizer.ggml.pre") != NULL &&
-        gguf_find(m->g, "tokenizer.ggml.pre")->type == GGUF_STRING &&
-        gguf_find(m->g, "tokenizer.ggml.pre")->n > 0 &&
-        gguf_text_is(gguf_text_at(gguf_find(m->g, "tokenizer.ggml.pre"), 0), "kimi-k2");
+    struct gguf_text pre = {"", 0};
+    (void)gguf_string(m->g, "tokenizer.ggml.pre", &pre, NULL);
+    const bool kimi = gguf_text_is(pre, "kimi-k2");
     if (!sigmoid && has(m, "exp_probs_b.bias"))
         fail(m, ERR_CORRUPT, "'%s' is there, but 'deepseek2.expert_gating_func' is not 2 (sigmoid)",
              find_in_any(m, "exp_probs_b.bias")->name);
