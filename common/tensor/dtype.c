@@ -3,6 +3,7 @@
 #include <stdbool.h>
 
 #include "common/base/check.h"
+#include "common/tensor/blocks_other.h"
 
 /* Q8_0: one f16 scale, then 32 int8. */
 #define Q8_BLOCK       32u
@@ -136,6 +137,7 @@ void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst)
         q8_0_to_f32(bytes, n, dst);
         break;
     default:
-        assert(false);
+        assert(t >= DTYPE_N_NATIVE);
+        blocks_other_to_f32(t, src, n, dst);
     }
 }

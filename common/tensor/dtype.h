@@ -2,6 +2,7 @@
 #ifndef MOESAIC_TENSOR_DTYPE_H
 #define MOESAIC_TENSOR_DTYPE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -86,5 +87,14 @@ uint16_t f16_from_f32(float f); /* nearest even, subnormals kept, overflow to in
 /* Decode a row of n elements to f32; exact but for F8_E4M3, whose product with the scale is rounded once. n a multiple of the
  * block; src needs no alignment. */
 void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst);
+
+/* The native format that a row of t is packed as at load: t itself, or one that has the same numbers for every block there
+ * can be, whatever its scale, or BF16. */
+enum dtype dtype_repacked(enum dtype t);
+/* Whether that keeps all numbers; where not, they are rounded to BF16. */
+bool dtype_repack_is_exact(enum dtype t);
+/* A row of n elements of `from` as one of dtype_repacked(from), which has dtype_bytes(dtype_repacked(from), n) bytes. No
+ * alignment needed; must not overlap. */
+void dtype_repack_row(enum dtype from, const void *src, size_t n, void *dst);
 
 #endif

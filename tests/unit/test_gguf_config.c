@@ -274,6 +274,8 @@ Test(gguf_config, what_is_not_supported_is_refused_by_name)
     refuse(&m, ERR_CORRUPT, "blk.1.exp_probs_b.bias", "expert_gating_func");
     WITH("llama", false, make_u32(&m, "llama.nextn_predict_layers", 2));
     refuse(&m, ERR_CORRUPT, "'llama.block_count'", "is 0");
+    WITH("llama", false, make_int(&m, "llama.nextn_predict_layers", GGUF_I64, INT64_MIN));
+    refuse(&m, ERR_CORRUPT, "'llama.nextn_predict_layers'", "-9223372036854775808");
     float bad[8] = {1, 1, NAN};
     WITH("llama", false, make_tensor(&m, "rope_freqs.weight", 0, 1, (uint64_t[]){8}, bad, 32));
     refuse(&m, ERR_CORRUPT, "'rope_freqs.weight'", "element 2");

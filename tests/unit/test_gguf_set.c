@@ -51,7 +51,7 @@ Test(gguf_set, any_part_or_the_folder_opens_all_parts)
     write_three(&s);
     scratch_write(&s, "mmproj-m.gguf", "GGUF", 4);
     scratch_write(&s, "notes.txt", "x", 1);
-    char second[512];
+    char second[1100];
     snprintf(second, sizeof second, "%s", scratch_path(&s, "m-00002-of-00003.gguf"));
     const char *const paths[] = {s.dir, second};
     for (int i = 0; i < 2; i++) {
@@ -96,7 +96,7 @@ Test(gguf_set, a_missing_part_is_named_unless_opened_in_part)
 Test(gguf_set, names_and_keys_must_agree)
 {
     struct scratch s = scratch_open();
-    char first[512];
+    char first[1100];
     snprintf(first, sizeof first, "%s", scratch_path(&s, "m-00001-of-00002.gguf"));
     write_part(&s, "m-00001-of-00002.gguf", 0, 2, 2, PARTS("aaaa"));
     write_part(&s, "m-00002-of-00002.gguf", 0, 2, 2, PARTS("bbbb"));
