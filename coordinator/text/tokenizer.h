@@ -1,7 +1,7 @@
 /* tokenizer.h - text to token ids and back, as tokenizer.json says. Component types are interpreted,
  * not model families. A struct tokenizer is immutable after open: any thread may use it.
  *
- *   encode: added tokens -> normalizer -> added tokens -> pre_tokenizer -> model (BPE) -> post_processor
+ *   encode: added tokens -> normalizer -> added tokens -> pre_tokenizer -> model (BPE, Unigram) -> post_processor
  *   decode: ids -> bytes of each token -> UTF-8 (text_stream.h does the same piece by piece)
  */
 #ifndef MOESAIC_TEXT_TOKENIZER_H
