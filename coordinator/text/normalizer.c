@@ -104,9 +104,20 @@ static enum err_code load(struct normalizer *z, const json_t *spec, struct err *
 
 enum err_code normalizer_open(const json_t *spec, struct normalizer **out, struct err *why)
 {
+    return normalizer_open_with_table(NULL, 0, spec, out, why);
+}
+
+enum err_code normalizer_open_with_table(const void *table, size_t n, const json_t *spec,
+                                         struct normalizer **out, struct err *why)
+{
     struct normalizer *z = mem_zalloc(sizeof *z);
     if (z == NULL) return err_nomem(why, "normalizer");
-    enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(z, spec, why);
+    enum err_code rc = ERR_OK;
+    if (n > 0) {
+        z->steps[z->n++].kind = PRECOMPILED;
+        rc = precompiled_open(table, n, &z->steps[0].precompiled, why);
+    }
+    if (rc == ERR_OK && spec != NULL && !json_is_null(spec)) rc = load(z, spec, why);
     if (rc == ERR_OK)
         *out = z;
     else
