@@ -4,14 +4,12 @@
  * from the middle of the heap. */
 #include "coordinator/text/bpe.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
 #include "coordinator/text/grow.h"
-#include "coordinator/text/tok_json.h"
 
 #define NONE UINT32_MAX
 
@@ -20,13 +18,13 @@ enum { BMP = 0x10000 };
 struct pair_slot {
     uint64_t pair; /* left << 32 | right; UINT64_MAX: empty */
     uint32_t rank;
+    int32_t whole;
 };
 
 struct bpe {
     const struct vocab *vocab;
     struct pair_slot *pairs; /* [mask + 1] open addressing */
     uint32_t mask;
-    uint32_t *merged;      /* [n_merges] the id a rank makes */
     int32_t *bmp;          /* [BMP] the id of a one-character token, or -1 */
     int32_t byte_ids[256]; /* byte fallback; -1: no such token */
     int32_t unk;           /* -1: none */
@@ -61,101 +59,23 @@ static uint32_t pair_rank(const struct bpe *b, int32_t left, int32_t right)
     return s->pair == key ? s->rank : NONE;
 }
 
-/* The two halves of a merge: "a b", or ["a", "b"] (tokens may hold spaces). */
-static bool merge_halves(const json_t *m, const char **a, size_t *a_n, const char **b, size_t *b_n)
+static enum err_code load_merges(struct bpe *b, const struct bpe_merge *merges, size_t n,
+                                 struct err *why)
 {
-    if (json_is_string(m)) {
-        const char *s = json_string_value(m);
-        size_t n = json_string_length(m);
-        const char *space = memchr(s, ' ', n);
-        if (space == NULL || memchr(space + 1, ' ', n - (size_t)(space + 1 - s)) != NULL)
-            return false;
-        *a = s;
-        *a_n = (size_t)(space - s);
-        *b = space + 1;
-        *b_n = n - *a_n - 1;
-    } else {
-        const json_t *x = json_array_get(m, 0), *y = json_array_get(m, 1);
-        if (json_array_size(m) != 2 || !json_is_string(x) || !json_is_string(y)) return false;
-        *a = json_string_value(x);
-        *a_n = json_string_length(x);
-        *b = json_string_value(y);
-        *b_n = json_string_length(y);
-    }
-    return *a_n > 0 && *b_n > 0;
-}
-
-static enum err_code load_merges(struct bpe *b, const json_t *merges, struct err *why)
-{
-    size_t n = json_array_size(merges), slots = 64;
+    size_t slots = 64;
     if (n >= NONE / 4) return err_set(why, ERR_TOO_LARGE, "model: %zu merges", n);
     while (slots < 2 * n)
         slots *= 2;
     b->mask = (uint32_t)slots - 1;
     b->pairs = mem_zalloc_array(slots, sizeof *b->pairs);
-    b->merged = mem_zalloc_array(n, sizeof *b->merged);
-    if (b->pairs == NULL || b->merged == NULL) return err_nomem(why, "merges");
+    if (b->pairs == NULL) return err_nomem(why, "merges");
     for (size_t i = 0; i < slots; i++)
         b->pairs[i].pair = UINT64_MAX;
-
-    struct buf joined = {0};
-    enum err_code rc = ERR_OK;
-    for (size_t i = 0; i < n && rc == ERR_OK; i++) {
-        const char *x, *y;
-        size_t x_n, y_n;
-        if (!merge_halves(json_array_get(merges, i), &x, &x_n, &y, &y_n)) {
-            rc = err_set(why, ERR_CORRUPT, "merge %zu is not two tokens", i);
-            break;
-        }
-        int32_t left = vocab_find_model(b->vocab, x, x_n),
-                right = vocab_find_model(b->vocab, y, y_n);
-        buf_clear(&joined);
-        buf_append(&joined, x, x_n);
-        buf_append(&joined, y, y_n);
-        if (joined.failed) {
-            rc = err_nomem(why, "merges");
-            break;
-        }
-        int32_t whole = vocab_find_model(b->vocab, joined.data, joined.len);
-        if (left < 0 || right < 0 || whole < 0) {
-            const char *s = left < 0 ? x : right < 0 ? y : joined.data;
-            size_t s_n = left < 0 ? x_n : right < 0 ? y_n : joined.len;
-            rc = err_set(why, ERR_CORRUPT, "merge %zu: '%.*s' is not in the vocabulary", i,
-                         s_n > 60 ? 60 : (int)s_n, s);
-            break;
-        }
-        struct pair_slot *s = pair_slot(b, pair_key(left, right));
-        *s = (struct pair_slot){pair_key(left, right),
-                                (uint32_t)i}; /* a repeated merge: the last counts */
-        b->merged[i] = (uint32_t)whole;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t pair = pair_key(merges[i].left, merges[i].right);
+        *pair_slot(b, pair) = /* a repeated merge: the last counts */
+            (struct pair_slot){pair, merges[i].rank, merges[i].whole};
     }
-    buf_free(&joined);
-    return rc;
-}
-
-/* ---- Loading ------------------------------------------------------------------------------------ */
-
-static enum err_code check_absent(const json_t *model, const char *key, struct err *why)
-{
-    const json_t *v = json_object_get(model, key);
-    if (v == NULL || json_is_null(v) || (json_is_string(v) && json_string_length(v) == 0) ||
-        (json_is_number(v) && json_number_value(v) == 0.0))
-        return ERR_OK;
-    return err_set(why, ERR_UNSUPPORTED, "model: '%s' is not supported", key);
-}
-
-static enum err_code load_unk(struct bpe *b, const json_t *model, struct err *why)
-{
-    b->unk = -1;
-    const json_t *v = json_object_get(model, "unk_token");
-    if (v == NULL || json_is_null(v)) return ERR_OK;
-    const char *s;
-    size_t n;
-    enum err_code rc = tok_json_string(model, "model", "unk_token", &s, &n, why);
-    if (rc != ERR_OK) return rc;
-    b->unk = vocab_find_model(b->vocab, s, n);
-    if (b->unk < 0)
-        return err_set(why, ERR_CORRUPT, "model: unk_token '%.40s' is not in the vocabulary", s);
     return ERR_OK;
 }
 
@@ -172,32 +92,21 @@ static enum err_code index_characters(struct bpe *b, struct err *why)
         if (s == NULL || n == 0 || n > 3 || !(b->vocab->flags[id] & VOCAB_MODEL)) continue;
         if (utf8_decode(s, n, &cp) == n) b->bmp[cp] = (int32_t)id;
     }
-    for (unsigned byte = 0; byte < 256; byte++) {
-        char text[8];
-        int n = snprintf(text, sizeof text, "<0x%02X>", byte);
-        b->byte_ids[byte] = vocab_find_model(b->vocab, text, (size_t)n);
-    }
+    vocab_byte_tokens(b->vocab, b->byte_ids);
     return ERR_OK;
 }
 
-enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out,
+enum err_code bpe_open(const struct bpe_spec *spec, const struct vocab *vocab, struct bpe **out,
                        struct err *why)
 {
-    json_t *merges;
     struct bpe *b = mem_zalloc(sizeof *b);
     if (b == NULL) return err_nomem(why, "model");
     b->vocab = vocab;
-    enum err_code rc = check_absent(model, "continuing_subword_prefix", why);
-    if (rc == ERR_OK) rc = check_absent(model, "end_of_word_suffix", why);
-    if (rc == ERR_OK) rc = check_absent(model, "dropout", why);
-    if (rc == ERR_OK)
-        rc = tok_json_bool(model, "model", "byte_fallback", false, &b->byte_fallback, why);
-    if (rc == ERR_OK) rc = tok_json_bool(model, "model", "fuse_unk", false, &b->fuse_unk, why);
-    if (rc == ERR_OK)
-        rc = tok_json_bool(model, "model", "ignore_merges", false, &b->ignore_merges, why);
-    if (rc == ERR_OK) rc = load_unk(b, model, why);
-    if (rc == ERR_OK) rc = tok_json_array(model, "model", "merges", &merges, why);
-    if (rc == ERR_OK) rc = load_merges(b, merges, why);
+    b->unk = spec->unk;
+    b->byte_fallback = spec->byte_fallback;
+    b->fuse_unk = spec->fuse_unk;
+    b->ignore_merges = spec->ignore_merges;
+    enum err_code rc = load_merges(b, spec->merges, spec->n_merges, why);
     if (rc == ERR_OK) rc = index_characters(b, why);
     if (rc == ERR_OK)
         *out = b;
@@ -210,7 +119,6 @@ void bpe_close(struct bpe *b)
 {
     if (b == NULL) return;
     mem_free(b->pairs);
-    mem_free(b->merged);
     mem_free(b->bmp);
     mem_free(b);
 }
@@ -313,7 +221,7 @@ static void merge_all(const struct bpe *b, struct bpe_work *w, size_t count)
         uint32_t at = (uint32_t)top, rank = (uint32_t)(top >> 32);
         if (s[at].rank != rank) continue;
         struct bpe_symbol *right = &s[s[at].next];
-        s[at].id = (int32_t)b->merged[rank];
+        s[at].id = pair_slot(b, pair_key(s[at].id, right->id))->whole;
         s[at].next = right->next;
         right->rank = NONE;
         if (right->next != NONE) s[right->next].prev = at;

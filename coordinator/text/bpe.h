@@ -9,15 +9,25 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
-#include "common/base/json.h"
+#include "coordinator/text/bpe_merges.h"
 #include "coordinator/text/ids.h"
 #include "coordinator/text/vocab.h"
 
 struct bpe;
 
-/* `model`: the "model" object of tokenizer.json. `vocab` (borrowed, must outlive) holds its texts
- * already, flagged VOCAB_MODEL. CORRUPT, UNSUPPORTED, EXHAUSTED. */
-enum err_code bpe_open(const json_t *model, const struct vocab *vocab, struct bpe **out,
+struct bpe_spec {
+    const struct bpe_merge *merges; /* of tokens of the model; see bpe_merges.h. Not kept */
+    size_t n_merges;
+    int32_t unk; /* -1: none */
+    bool
+        byte_fallback; /* a character without a token becomes <0xXX> tokens where all of them exist */
+    bool fuse_unk;     /* a run of unknown characters is one unknown token */
+    bool ignore_merges; /* a piece that is a token is that token, whatever merging would give */
+};
+
+/* `vocab` (borrowed, must outlive) holds the texts already; the model's are flagged VOCAB_MODEL.
+ * TOO_LARGE, EXHAUSTED. */
+enum err_code bpe_open(const struct bpe_spec *spec, const struct vocab *vocab, struct bpe **out,
                        struct err *why);
 void bpe_close(struct bpe *b);
 

@@ -12,6 +12,7 @@
 #include "common/base/err.h"
 
 struct chat_template;
+struct vocab_source;
 
 struct chat_template_token {
     const char *name,
@@ -28,10 +29,14 @@ enum err_code chat_template_parse_with_tokens(const char *source, size_t n,
                                               struct err *why);
 
 /* From a model's folder: chat_template.jinja if present, else "chat_template" of tokenizer_config.json (a
- * string, or a list of {name, template}: the one called "default"). Its *_token entries (a string, or an
+ * string, or a list of {name, template}: the one called "default"). Requests with tools get the one called "tool_use",
+ * of that list or of additional_chat_templates/, if there is one. The config's *_token entries (a string, or an
  * object with "content") become variables. NOT_FOUND if the folder has no template; CORRUPT, INVALID, IO,
  * TOO_LARGE, EXHAUSTED. */
 enum err_code chat_template_open(const char *dir, struct chat_template **out, struct err *why);
+/* From a container's metadata: its template, and its bos, eos, unk and pad tokens as variables. NOT_FOUND if it has none. */
+enum err_code chat_template_open_vocab(const struct vocab_source *source,
+                                       struct chat_template **out, struct err *why);
 void chat_template_close(struct chat_template *t); /* NULL is fine */
 
 struct chat_template_input {

@@ -5,10 +5,11 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/utf8.h"
+#include "coordinator/text/precompiled.h"
 #include "coordinator/text/tok_json.h"
 #include "coordinator/text/unicode.h"
 
-enum kind { PREPEND, REPLACE, REPLACE_REGEX, FORM, STRIP };
+enum kind { PREPEND, REPLACE, REPLACE_REGEX, FORM, STRIP, PRECOMPILED };
 
 struct step {
     enum kind kind;
@@ -17,6 +18,7 @@ struct step {
     struct regex *regex;
     enum unicode_form form;
     bool left, right; /* STRIP */
+    struct precompiled *precompiled;
 };
 
 struct normalizer {
@@ -89,14 +91,33 @@ static enum err_code load(struct normalizer *z, const json_t *spec, struct err *
                    ? tok_json_bool(spec, "normalizer Strip", "strip_right", false, &s->right, why)
                    : rc;
     }
+    if (strcmp(type, "Precompiled") == 0) {
+        const char *table;
+        size_t n;
+        s->kind = PRECOMPILED;
+        rc = tok_json_string(spec, "normalizer Precompiled", "precompiled_charsmap", &table, &n,
+                             why);
+        return rc == ERR_OK ? precompiled_open_base64(table, n, &s->precompiled, why) : rc;
+    }
     return tok_json_refuse("normalizer", type, why);
 }
 
 enum err_code normalizer_open(const json_t *spec, struct normalizer **out, struct err *why)
 {
+    return normalizer_open_with_table(NULL, 0, spec, out, why);
+}
+
+enum err_code normalizer_open_with_table(const void *table, size_t n, const json_t *spec,
+                                         struct normalizer **out, struct err *why)
+{
     struct normalizer *z = mem_zalloc(sizeof *z);
     if (z == NULL) return err_nomem(why, "normalizer");
-    enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(z, spec, why);
+    enum err_code rc = ERR_OK;
+    if (n > 0) {
+        z->steps[z->n++].kind = PRECOMPILED;
+        rc = precompiled_open(table, n, &z->steps[0].precompiled, why);
+    }
+    if (rc == ERR_OK && spec != NULL && !json_is_null(spec)) rc = load(z, spec, why);
     if (rc == ERR_OK)
         *out = z;
     else
@@ -111,6 +132,7 @@ void normalizer_close(struct normalizer *z)
         mem_free(z->steps[i].from);
         mem_free(z->steps[i].to);
         regex_close(z->steps[i].regex);
+        precompiled_close(z->steps[i].precompiled);
     }
     mem_free(z);
 }
@@ -139,7 +161,7 @@ static void strip(const struct step *s, const char *text, size_t n, struct buf *
         }
         i += used;
     }
-    if (start == SIZE_MAX) start = end = n;
+    if (start == SIZE_MAX) start = n; /* all of it is: `end` is 0 */
     if (!s->left) start = 0;
     if (!s->right) end = n;
     if (end > start) buf_append(out, text + start, end - start);
@@ -177,6 +199,9 @@ enum err_code normalizer_run(const struct normalizer *z, struct regex_work *w, c
             break;
         case STRIP:
             strip(s, in, from.len, out);
+            break;
+        case PRECOMPILED:
+            precompiled_run(s->precompiled, in, from.len, out);
             break;
         }
     }

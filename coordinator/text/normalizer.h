@@ -13,6 +13,9 @@ struct normalizer;
 
 /* `spec` may be NULL or JSON null: a normalizer that changes nothing. UNSUPPORTED names the component. */
 enum err_code normalizer_open(const json_t *spec, struct normalizer **out, struct err *why);
+/* The same after a Precompiled of the n bytes of `table`; 0 bytes: none. */
+enum err_code normalizer_open_with_table(const void *table, size_t n, const json_t *spec,
+                                         struct normalizer **out, struct err *why);
 void normalizer_close(struct normalizer *z);
 
 /* Replace what is in `out` by the normalized form of valid UTF-8. */

@@ -2,6 +2,7 @@
  * rewrite the text of each piece. ByteLevel, for one, is "prefix a space", "cut", "show as bytes". */
 #include "coordinator/text/pretokenizer.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "common/base/limits.h"
@@ -185,6 +186,26 @@ enum err_code pretokenizer_open(const json_t *spec, struct pretokenizer **out, s
     struct pretokenizer *p = mem_zalloc(sizeof *p);
     if (p == NULL) return err_nomem(why, "pre_tokenizer");
     enum err_code rc = spec == NULL || json_is_null(spec) ? ERR_OK : load(p, spec, why);
+    if (rc == ERR_OK)
+        *out = p;
+    else
+        pretokenizer_close(p);
+    return rc;
+}
+
+enum err_code pretokenizer_open_bytes(const char *const *regexes, struct pretokenizer **out,
+                                      struct err *why)
+{
+    struct pretokenizer *p = mem_zalloc(sizeof *p);
+    if (p == NULL) return err_nomem(why, "pre_tokenizer");
+    enum err_code rc = ERR_OK;
+    for (; *regexes != NULL && rc == ERR_OK; regexes++) {
+        struct step *s = add(p, SPLIT_REGEX);
+        assert(p->n < LIMIT_TOKENIZER_OPS); /* the lists are our own */
+        s->behavior = ISOLATED;
+        rc = regex_open(*regexes, strlen(*regexes), "pre_tokenizer", &s->regex, why);
+    }
+    add(p, BYTES);
     if (rc == ERR_OK)
         *out = p;
     else

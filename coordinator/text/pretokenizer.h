@@ -15,6 +15,10 @@ struct pretokenizer;
 
 /* `spec` may be NULL or JSON null: one piece. UNSUPPORTED names the component. */
 enum err_code pretokenizer_open(const json_t *spec, struct pretokenizer **out, struct err *why);
+/* What byte-level models have in common: cut by each expression in turn (the list ends with NULL), Isolated, then show
+ * each byte as a character. */
+enum err_code pretokenizer_open_bytes(const char *const *regexes, struct pretokenizer **out,
+                                      struct err *why);
 void pretokenizer_close(struct pretokenizer *p);
 
 struct span {

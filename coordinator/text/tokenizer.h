@@ -1,7 +1,7 @@
 /* tokenizer.h - text to token ids and back, as tokenizer.json says. Component types are interpreted,
  * not model families. A struct tokenizer is immutable after open: any thread may use it.
  *
- *   encode: added tokens -> normalizer -> added tokens -> pre_tokenizer -> model (BPE) -> post_processor
+ *   encode: added tokens -> normalizer -> added tokens -> pre_tokenizer -> model (BPE, Unigram) -> post_processor
  *   decode: ids -> bytes of each token -> UTF-8 (text_stream.h does the same piece by piece)
  */
 #ifndef MOESAIC_TEXT_TOKENIZER_H
@@ -16,11 +16,16 @@
 #include "coordinator/text/ids.h"
 
 struct tokenizer;
+struct vocab_source;
 
 /* Open `dir`/tokenizer.json and, if it is there, `dir`/tokenizer_config.json (bos_token, eos_token,
  * add_bos_token, add_eos_token). NOT_FOUND, CORRUPT (says where), UNSUPPORTED (names the component),
  * EXHAUSTED. */
 enum err_code tokenizer_open(const char *dir, struct tokenizer **out, struct err *why);
+/* The same from the parts that another container holds (GGUF's metadata); copies what it keeps. What
+ * TOKENIZER_ADD_FILE and TOKENIZER_ADD_CONFIG add is then one thing: the bos and eos that it asks for. */
+enum err_code tokenizer_open_vocab(const struct vocab_source *source, struct tokenizer **out,
+                                   struct err *why);
 void tokenizer_close(struct tokenizer *t);
 
 /* Which ids are put around a text's own. */

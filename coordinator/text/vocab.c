@@ -1,5 +1,6 @@
 #include "coordinator/text/vocab.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/mem.h"
@@ -116,4 +117,13 @@ const char *vocab_text(const struct vocab *v, int32_t id, size_t *n)
 unsigned vocab_flags(const struct vocab *v, int32_t id)
 {
     return id < 0 || (uint32_t)id >= v->n_ids ? 0 : v->flags[id];
+}
+
+void vocab_byte_tokens(const struct vocab *v, int32_t ids[256])
+{
+    for (unsigned byte = 0; byte < 256; byte++) {
+        char text[8];
+        int n = snprintf(text, sizeof text, "<0x%02X>", byte);
+        ids[byte] = vocab_find_model(v, text, (size_t)n);
+    }
 }

@@ -41,5 +41,7 @@ int32_t vocab_find_model(const struct vocab *v, const char *text,
 /* NULL for a hole or an id that is out of range. Not 0-terminated. */
 const char *vocab_text(const struct vocab *v, int32_t id, size_t *n);
 unsigned vocab_flags(const struct vocab *v, int32_t id); /* 0 if there is no such token */
+/* ids[b]: the model's token <0xXX> of byte b, or -1. */
+void vocab_byte_tokens(const struct vocab *v, int32_t ids[256]);
 
 #endif

@@ -209,6 +209,11 @@ Test(tokenizer, olmoe_equals_the_official_library)
     check_cases("olmoe");
 }
 
+Test(tokenizer, t5_equals_the_official_library)
+{
+    check_cases("t5");
+}
+
 /* ---- The tiny models ---------------------------------------------------------------------------- */
 
 /* Each prompt's ids are the beginning of its text's; a lone one is its text's last. */
