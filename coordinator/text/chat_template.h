@@ -34,6 +34,9 @@ enum err_code chat_template_parse_with_tokens(const char *source, size_t n,
 enum err_code chat_template_open(const char *dir, struct chat_template **out, struct err *why);
 void chat_template_close(struct chat_template *t); /* NULL is fine */
 
+/* The text it was made from; borrowed, not 0-terminated. */
+const char *chat_template_source(const struct chat_template *t, size_t *n);
+
 struct chat_template_input {
     const json_t *messages;  /* array */
     const json_t *tools;     /* array; NULL: none */
