@@ -2,7 +2,7 @@
  * becomes a control token. */
 // links: api
 // covers: coordinator/api/request.c coordinator/api/request_input.c coordinator/api/request_unbuilt.c
-// covers: coordinator/api/request_bias.c coordinator/api/prompt.c
+// covers: coordinator/api/request_bias.c coordinator/api/request_tools.c coordinator/api/prompt.c
 // max_len: 2048
 #include <string.h>
 
@@ -61,7 +61,7 @@ static int check_chat(const struct request *r)
 {
     struct ids ids = {0};
     struct fault why;
-    int status = prompt_from_messages(&model, r->messages, &ids, &why);
+    int status = prompt_from_messages(&model, r->messages, r->tools, &ids, NULL, &why);
     if (status == 0) {
         size_t n_control = 0;
         for (size_t i = 0; i < ids.len; i++)
