@@ -181,7 +181,7 @@ enum json_scan json_scanner_byte(struct json_scanner *s, char c)
         return c == ']' ? close_container(s) : begin_value(s, c);
     case FIRST_KEY:
         if (c == '}') return close_container(s);
-        /* fall through */
+        __attribute__((fallthrough));
     case KEY:
         if (is_space(c)) return JSON_SCAN_MORE;
         s->key = true;

@@ -285,6 +285,9 @@ static enum err_code call_for_template(const struct reply_format *f, const json_
     const json_t *function = json_object_get(call, "function"),
                  *given = json_object_get(function, "arguments");
     json_t *arguments = NULL;
+    if (!json_is_object(function) || given == NULL) /* not this module's to check */
+        return json_array_append_new(into, borrowed(call)) != 0 ? err_nomem(why, "a tool call")
+                                                                : ERR_OK;
     if (json_is_string(given) && !f->string_arguments) {
         struct err e;
         const char *text = json_string_value(given);
@@ -384,6 +387,7 @@ enum err_code reply_format_history(const struct reply_format *f, const json_t *m
 static bool describe(json_t *list, const json_t *tool)
 {
     const json_t *function = json_object_get(tool, "function");
+    if (!json_is_object(function)) return json_array_append_new(list, borrowed(tool)) == 0;
     json_t *copy = json_copy((json_t *)(uintptr_t)tool),
            *function_copy = json_copy((json_t *)(uintptr_t)function);
     bool good = copy != NULL && function_copy != NULL;

@@ -196,7 +196,7 @@ void reply_tags_marker(struct reply_parser *p, uint32_t marker)
     case NAME: /* GLM's only, and only these end one */
         end_name(p);
         if (p->state != BETWEEN || p->phase != REPLY_IN_CALL) return;
-        /* fall through */
+        __attribute__((fallthrough));
     case BETWEEN:
         if (close) {
             end_call(p);
