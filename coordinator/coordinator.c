@@ -24,6 +24,7 @@
 #include "coordinator/sizing.h"
 #include "coordinator/startup.h"
 #include "coordinator/text/chat_template.h"
+#include "coordinator/text/reply_format.h"
 #include "coordinator/text/tokenizer.h"
 
 #define MAX_DECODE_ROWS 64u
@@ -54,6 +55,7 @@ struct coordinator {
     struct model *model;
     struct tokenizer *tokenizer;
     struct chat_template *chat;
+    struct reply_format reply_format;
     struct metrics *metrics;
     struct client_driver *clients;
     struct engine_driver *engine;
@@ -365,6 +367,12 @@ static enum err_code load(struct coordinator *c, struct err *why)
     if (chat != ERR_OK && chat != ERR_NOT_FOUND)
         log_warn("coordinator", "msg=\"no chat: %s\"",
                  chat_why.text); /* completions work without one */
+    rc = reply_format_find(c->chat, c->tokenizer, o->tool_parser, o->reasoning_parser,
+                           &c->reply_format, why);
+    if (rc != ERR_OK) return rc;
+    log_info("coordinator", "tool_parser=%s reasoning_parser=%s",
+             reply_format_tools_name(&c->reply_format),
+             reply_format_reasoning_name(&c->reply_format));
     rc = rpc_open(&c->rpc, why);
     if (rc == ERR_OK) rc = workers_open(o->threads, o->spin_us, &c->workers, why);
     if (rc == ERR_OK) rc = model_open(c->file, o->quantize, c->kernels, c->workers, &c->model, why);
@@ -434,6 +442,7 @@ static struct generation_model describe_model(const struct coordinator *c)
         .bytes = stored_bytes(c->file),
         .tokenizer = c->tokenizer,
         .chat_template = c->chat,
+        .reply_format = &c->reply_format,
         .default_temperature =
             hp->do_sample && hp->temperature == hp->temperature ? hp->temperature : 1.0f,
         .default_top_p = hp->do_sample && hp->top_p == hp->top_p ? hp->top_p : 1.0f,

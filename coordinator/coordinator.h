@@ -17,6 +17,7 @@ struct coordinator_options {
     uint32_t threads, ctx /* 0: what memory leaves */, chunk, queue;
     uint64_t kv_bytes; /* 0: by rule */
     uint32_t spin_us, drain_ms, request_ms;
+    const char *tool_parser, *reasoning_parser; /* NULL: as the chat template suggests */
     bool insecure;
     int parent_fd;
 };

@@ -28,7 +28,9 @@ enum {
     OPT_QUEUE,
     OPT_KV_BYTES,
     OPT_DRAIN,
-    OPT_REQUEST_TIMEOUT
+    OPT_REQUEST_TIMEOUT,
+    OPT_TOOL_PARSER,
+    OPT_REASONING_PARSER
 };
 
 struct all_options {
@@ -65,6 +67,13 @@ static const struct argp_option options[] = {
     {NULL, 0, NULL, 0, "Requests", 4},
     {"queue", OPT_QUEUE, "N", 0, "Waiting sequences, then 503 (default 64)", 4},
     {"request-timeout", OPT_REQUEST_TIMEOUT, "SECONDS", 0, "A request's longest time (default 600)",
+     4},
+    {"tool-parser", OPT_TOOL_PARSER, "NAME", 0,
+     "How the model calls tools: hermes, qwen3_coder, glm45, kimi_k2, deepseek_v3, mistral, granite, llama3_json, "
+     "harmony, none, or auto: as its chat template says (default auto)",
+     4},
+    {"reasoning-parser", OPT_REASONING_PARSER, "NAME", 0,
+     "How it marks its reasoning: think, granite, mistral, harmony, none or auto (default auto)",
      4},
     {"drain-timeout", OPT_DRAIN, "SECONDS", 0,
      "At SIGTERM, time for requests under way (default 30)", 4},
@@ -143,6 +152,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_REQUEST_TIMEOUT:
         c->request_ms = (uint32_t)options_number(state, "request-timeout", arg, 1, 86400) * 1000;
+        break;
+    case OPT_TOOL_PARSER:
+        c->tool_parser = arg;
+        break;
+    case OPT_REASONING_PARSER:
+        c->reasoning_parser = arg;
         break;
     case OPT_DRAIN:
         c->drain_ms = (uint32_t)options_number(state, "drain-timeout", arg, 0, 86400) * 1000;

@@ -62,6 +62,14 @@
 #define LIMIT_PROMPTS            64u /* prompts in one completions request */
 #define LIMIT_REQUEST_MS         600000u
 
+/* Tools */
+#define LIMIT_TOOLS            128u /* offered in one request, as OpenAI has it */
+#define LIMIT_TOOL_CALLS       128u /* in one message; a model's further ones are text */
+#define LIMIT_TOOL_NAME_BYTES  256u
+#define LIMIT_TOOL_ID_BYTES    256u
+#define LIMIT_TOOL_CALL_BYTES  (1u << 20) /* the text of one call, kept in case it has to be given back */
+#define LIMIT_REPLY_HEAD_BYTES 512u       /* between <|start|> and <|message|> */
+
 /* Chat templates */
 #define LIMIT_TEMPLATE_STEPS        1000000u
 #define LIMIT_TEMPLATE_OUTPUT_BYTES (1u << 20)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "coordinator/text/tokenizer.h"
 
 enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r,
                           const struct tokenizer *t, struct err *why)
@@ -21,6 +22,16 @@ enum err_code choice_init(struct choice *c, uint32_t index, const struct request
     return stop_matcher_init(&c->stops, stops, lens, r->n_stop, why);
 }
 
+void choice_read(struct choice *c, const struct reply_format *format, const struct request *r,
+                 bool thinking, uint64_t serial)
+{
+    c->read = true;
+    c->one_call = r->one_call;
+    message_init(&c->message, serial ^ (uint64_t)c->index << 40);
+    reply_parser_init(&c->parser, format, r->tools, thinking, message_event, &c->message);
+    if (c->one_call) c->parser.max_calls = 1;
+}
+
 static void free_tops(struct choice *c, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -31,6 +42,10 @@ void choice_deinit(struct choice *c)
 {
     text_stream_deinit(&c->stream);
     stop_matcher_deinit(&c->stops);
+    if (c->read) {
+        reply_parser_deinit(&c->parser);
+        message_deinit(&c->message);
+    }
     buf_free(&c->text);
     buf_free(&c->scratch);
     ids_free(&c->ids);
@@ -87,6 +102,45 @@ static bool pass_on(struct choice *c)
     return stopped;
 }
 
+/* Give what has passed to the reader. */
+static void read_text(struct choice *c)
+{
+    if (!c->read) return;
+    reply_parser_text(&c->parser, c->text.data, c->text.len);
+    buf_clear(&c->text);
+    c->failed |= c->parser.failed || c->message.failed;
+}
+
+static void finish_reading(struct choice *c)
+{
+    if (!c->read) return;
+    read_text(c);
+    reply_parser_finish(&c->parser);
+    c->failed |= c->parser.failed || c->message.failed;
+}
+
+static void flush_stops(struct choice *c)
+{
+    size_t before = c->text.len;
+    stop_matcher_flush(&c->stops, &c->text);
+    c->passed += c->text.len - before;
+    c->failed |= c->text.failed;
+}
+
+/* A special token is no text, but may mark what follows; what came before it is whole then. True: stopped. */
+static bool read_special(struct choice *c, int32_t token)
+{
+    size_t n;
+    const char *text = tokenizer_bytes(c->stream.tokenizer, token, &n);
+    if (text == NULL || !reply_parser_is_marker(&c->parser, text, n)) return false;
+    text_stream_flush(&c->stream, &c->scratch);
+    if (pass_on(c)) return true;
+    flush_stops(c);
+    read_text(c);
+    reply_parser_token(&c->parser, text, n);
+    return false;
+}
+
 static bool is_eos(const struct choice *c, int32_t token)
 {
     for (uint32_t i = 0; i < c->n_eos; i++)
@@ -100,8 +154,13 @@ bool choice_token(struct choice *c, const struct generation_event *ev)
     if (!ids_push(&c->ids, ev->token)) c->failed = true;
     if (is_eos(c, ev->token)) return false; /* counted, but no part of the answer's text */
     if (c->with_logprobs) add_logprob(c, ev, false);
+    bool stopped = c->read && tokenizer_is_special(c->stream.tokenizer, ev->token) &&
+                   read_special(c, ev->token);
     text_stream_push(&c->stream, ev->token, &c->scratch);
-    if (!pass_on(c)) return false;
+    if (!stopped) stopped = pass_on(c);
+    read_text(c);
+    if (!stopped && !(c->one_call && c->message.n_ended > 0)) return false;
+    finish_reading(c);
     c->end = CHOICE_STOP;
     return true;
 }
@@ -112,13 +171,12 @@ void choice_finish(struct choice *c, bool stopped_by_eos)
     text_stream_flush(&c->stream, &c->scratch);
     /* The last character, made whole as U+FFFD, may still complete a stop string. */
     if (pass_on(c)) {
+        finish_reading(c);
         c->end = CHOICE_STOP;
         return;
     }
-    size_t before = c->text.len;
-    stop_matcher_flush(&c->stops, &c->text);
-    c->passed += c->text.len - before;
-    c->failed |= c->text.failed;
+    flush_stops(c);
+    finish_reading(c);
     c->end = stopped_by_eos ? CHOICE_STOP : CHOICE_LENGTH;
 }
 
@@ -140,5 +198,6 @@ void choice_drop(struct choice *c, size_t n_logprobs)
     if (n_logprobs > 0)
         memmove(c->logprobs, c->logprobs + n_logprobs, c->n_logprobs * sizeof *c->logprobs);
     buf_clear(&c->text);
+    if (c->read) message_drop(&c->message);
     c->ids.len = 0;
 }

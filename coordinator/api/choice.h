@@ -1,6 +1,6 @@
 /* choice.h - one sequence of an answer: from tokens to text that may leave, with its logprobs.
- * Text runs through text_stream (whole characters) and stop_matcher (no part of a stop string); a token's logprob leaves
- * with the text it began. No loop, no engine; one owner. */
+ * Text runs through text_stream (whole characters), stop_matcher (no part of a stop string) and, in a chat, reply_parser
+ * (content, reasoning, tool calls); a token's logprob leaves with the text it began. No loop, no engine; one owner. */
 #ifndef MOESAIC_API_CHOICE_H
 #define MOESAIC_API_CHOICE_H
 
@@ -10,6 +10,7 @@
 
 #include "common/base/buf.h"
 #include "coordinator/api/generation.h"
+#include "coordinator/api/message.h"
 #include "coordinator/api/request.h"
 #include "coordinator/text/ids.h"
 #include "coordinator/text/stop_matcher.h"
@@ -44,13 +45,21 @@ struct choice {
     size_t n_logprobs, cap_logprobs;
     size_t text_offset; /* characters of the logprobs taken so far (completions) */
     uint32_t n_tokens;
-    bool failed; /* memory ran out */
+    /* A chat's reply is read into content, reasoning and calls; then `text` is always taken already. */
+    bool read;
+    bool one_call; /* the reply ends with its first call */
+    struct reply_parser parser;
+    struct message message; /* not yet taken */
+    bool failed;            /* memory ran out */
 };
 
 /* INVALID, EXHAUSTED. Zeroed storage; choice_deinit also after a failure. */
 enum err_code choice_init(struct choice *c, uint32_t index, const struct request *r,
                           const struct tokenizer *t, struct err *why);
 void choice_deinit(struct choice *c);
+/* Read the reply by this format; before the first token. The choice then must not move. `serial` is the request's. */
+void choice_read(struct choice *c, const struct reply_format *format, const struct request *r,
+                 bool thinking, uint64_t serial);
 
 /* A logprob of the prompt (echo). */
 void choice_prompt_token(struct choice *c, const struct generation_event *ev);
@@ -61,6 +70,6 @@ void choice_finish(struct choice *c, bool stopped_by_eos);
 
 /* How many of the oldest logprobs may leave now; after taking text and logprobs, drop them. */
 size_t choice_ready_logprobs(const struct choice *c);
-void choice_drop(struct choice *c, size_t n_logprobs); /* and all text and ids */
+void choice_drop(struct choice *c, size_t n_logprobs); /* and all text, parts and ids */
 
 #endif

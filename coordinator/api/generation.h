@@ -75,6 +75,7 @@ struct generation_service {
 /* Facts about the model that the API needs; immutable. */
 struct tokenizer;
 struct chat_template;
+struct reply_format;
 struct generation_model {
     const char *id; /* the served name */
     int64_t created;
@@ -83,6 +84,7 @@ struct generation_model {
     uint64_t n_params, bytes;
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template; /* NULL: chat answers 400 */
+    const struct reply_format *reply_format;   /* NULL: a reply is content, and there are no tools */
     float default_temperature, default_top_p;  /* from generation_config.json, else 1 */
     uint32_t default_top_k;                    /* 0: off */
     const int32_t *eos;                        /* tokens that end an output, unless ignore_eos */

@@ -378,7 +378,8 @@ void job_begin(struct api *a, struct http_exchange *ex, enum request_kind kind)
     j->begun_ms = j->written_ms = uv_now(a->loop);
     j->created = clock_unix_seconds();
     snprintf(j->id, sizeof j->id, "%s-%016llx", kind == REQUEST_CHAT ? "chatcmpl" : "cmpl",
-             (unsigned long long)a->next_id++);
+             (unsigned long long)a->next_id);
+    j->serial = a->next_id++;
     j->next = a->jobs;
     if (a->jobs != NULL) a->jobs->prev = j;
     a->jobs = j;

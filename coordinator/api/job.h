@@ -38,6 +38,8 @@ struct job {
     struct job_choice *choices; /* prompt-major */
     uint32_t n_choices, n_started, n_done;
     char id[48];
+    uint64_t serial; /* as in the id */
+    bool thinking;   /* the prompt ends inside the model's reasoning */
     int64_t created;
     uint64_t begun_ms, written_ms;
     bool streaming; /* the head has left */

@@ -42,8 +42,8 @@ static int make_prompts(struct job *j)
     j->prompts = mem_zalloc_array(j->n_prompts, sizeof *j->prompts);
     if (j->prompts == NULL) return no_memory(&j->fault);
     if (chat) {
-        int status = prompt_from_messages(&j->api->cfg.model, j->request.messages,
-                                          &j->prompts[0].ids, &j->fault);
+        int status = prompt_from_messages(&j->api->cfg.model, j->request.messages, j->request.tools,
+                                          &j->prompts[0].ids, &j->thinking, &j->fault);
         return status != 0 ? status : check_length(j, j->prompts[0].ids.len);
     }
     for (uint32_t i = 0; i < j->n_prompts; i++) {
@@ -67,6 +67,9 @@ static int make_choices(struct job *j)
         c->sample = i % n;
         if (choice_init(&c->choice, i, &j->request, j->api->cfg.model.tokenizer, &e) != ERR_OK)
             return fault_from_err(&j->fault, &e);
+        const struct reply_format *format = j->api->cfg.model.reply_format;
+        if (j->kind == REQUEST_CHAT && format != NULL)
+            choice_read(&c->choice, format, &j->request, j->thinking, j->serial);
     }
     return 0;
 }

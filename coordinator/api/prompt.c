@@ -1,10 +1,12 @@
 #include "coordinator/api/prompt.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "coordinator/text/chat_template.h"
+#include "coordinator/text/reply_format.h"
 #include "coordinator/text/tokenizer.h"
 
 /* The end of the run of bytes from `from` on that are all tainted or all not. */
@@ -114,13 +116,29 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
     return rc;
 }
 
-static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text,
-                            struct buf *taint, struct err *why)
+static enum err_code render(const struct generation_model *model, const json_t *messages,
+                            const json_t *tools, struct buf *text, struct buf *taint,
+                            struct err *why)
 {
-    struct chat_template_input in = {.messages = messages, .add_generation_prompt = true};
+    struct chat_template_input in = {
+        .messages = messages, .tools = tools, .add_generation_prompt = true};
+    json_t *history = NULL, *offered = NULL;
+    if (model->reply_format != NULL) {
+        enum err_code rc = reply_format_history(model->reply_format, messages, &history, why);
+        if (rc == ERR_OK) rc = reply_format_offered(model->reply_format, tools, &offered, why);
+        if (rc != ERR_OK) {
+            json_decref(history);
+            return rc;
+        }
+        in.messages = history;
+        in.tools = offered;
+    }
     time_t now = (time_t)clock_unix_seconds();
     if (localtime_r(&now, &in.now) == NULL) in.now = (struct tm){.tm_mday = 1, .tm_year = 100};
-    return chat_template_render(t, &in, text, taint, why);
+    enum err_code rc = chat_template_render(model->chat_template, &in, text, taint, why);
+    json_decref(history);
+    json_decref(offered);
+    return rc;
 }
 
 /* A tokenizer may have more tokens than the model has rows: fine-tuned ones often do, by a padding token. */
@@ -135,17 +153,44 @@ static int check_ids(const struct generation_model *model, const char *param, co
     return 0;
 }
 
+/* The bytes at the prompt's end that are the template's own. */
+static size_t own_end(const struct buf *text, const struct buf *taint)
+{
+    size_t n = 0;
+    while (n < text->len && taint->data[text->len - 1 - n] == 0)
+        n++;
+    return n;
+}
+
+/* A template that shows no calls would leave out what was said. */
+static int check_history(const struct generation_model *model, const json_t *messages,
+                         struct fault *why)
+{
+    const struct reply_format *f = model->reply_format;
+    if (f != NULL && (f->tools != NULL || f->renders_calls)) return 0;
+    for (size_t i = 0; i < json_array_size(messages); i++) {
+        if (json_object_get(json_array_get(messages, i), "tool_calls") == NULL) continue;
+        char param[64];
+        snprintf(param, sizeof param, "messages[%zu].tool_calls", i);
+        return fault_set(why, 400, "unsupported_parameter", param,
+                         "%s: the chat template of the model '%.150s' knows no tool calls", param,
+                         model->id);
+    }
+    return 0;
+}
+
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
-                         struct ids *out, struct fault *why)
+                         const json_t *tools, struct ids *out, bool *thinking, struct fault *why)
 {
     if (model->chat_template == NULL)
         return fault_set(why, 400, "no_chat_template", "messages",
                          "the model '%.150s' has no chat template; use /v1/completions", model->id);
+    int status = check_history(model, messages, why);
+    if (status != 0) return status;
     struct buf text = {0}, taint = {0};
     struct err e;
-    enum err_code rc = render(model->chat_template, messages, &text, &taint, &e);
+    enum err_code rc = render(model, messages, tools, &text, &taint, &e);
     /* What a template raises, it raises about the messages. */
-    int status = 0;
     if (rc == ERR_INVALID)
         status = fault_set(why, 400, "invalid_value", "messages", "%.500s", e.text);
     else if (rc != ERR_OK)
@@ -153,6 +198,11 @@ int prompt_from_messages(const struct generation_model *model, const json_t *mes
     if (status == 0) {
         rc = prompt_encode_tainted(model->tokenizer, text.data, taint.data, text.len, out, &e);
         status = rc != ERR_OK ? fault_from_err(why, &e) : check_ids(model, "messages", out, why);
+    }
+    if (status == 0 && thinking != NULL) {
+        size_t n = own_end(&text, &taint);
+        *thinking = model->reply_format != NULL && n > 0 &&
+                    reply_format_opens_reasoning(model->reply_format, text.data + text.len - n, n);
     }
     buf_free(&text);
     buf_free(&taint);

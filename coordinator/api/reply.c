@@ -210,9 +210,10 @@ static void end_chunk(const struct job *j, struct buf *b)
     buf_puts(b, j->request.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-static const char *end_name(enum choice_end end)
+static const char *end_name(const struct choice *c)
 {
-    return end == CHOICE_STOP ? "stop" : "length";
+    if (c->end == CHOICE_LENGTH) return "length";
+    return c->read && c->message.n_ended > 0 ? "tool_calls" : "stop";
 }
 
 /* ---- chunks ---- */
@@ -237,6 +238,7 @@ void reply_chunk_role(const struct job *j, uint32_t index, struct buf *b)
 bool reply_has_text(const struct job_choice *c)
 {
     if (c->choice.text.len > 0) return true;
+    if (c->choice.read && message_has_delta(&c->choice.message)) return true;
     if (c->job->request.echo && !c->echoed) return true;
     if (c->choice.end == CHOICE_OPEN) return false;
     /* At the end what has no text of its own still goes out: logprobs, ids. */
@@ -244,12 +246,34 @@ bool reply_has_text(const struct job_choice *c)
            (c->job->request.return_token_ids && c->choice.ids.len > 0);
 }
 
+/* A chunk for each part of a reply that is read; the last is left open, for what else its tokens bring. */
+static void put_deltas(const struct job *j, const struct choice *ch, struct buf *b)
+{
+    size_t at = 0;
+    for (bool first = true;; first = false) {
+        size_t before = b->len;
+        if (!first) buf_puts(b, ",\"logprobs\":null,\"finish_reason\":null}");
+        if (!first) end_chunk(j, b);
+        if (!first) begin_chunk(j, b);
+        if (!first) buf_printf(b, "{\"index\":%u,", ch->index);
+        buf_puts(b, "\"delta\":");
+        if (message_put_delta(&ch->message, &at, b)) continue;
+        if (first)
+            buf_puts(b, "{\"content\":\"\"}");
+        else if (!b->failed)
+            b->len = before;
+        return;
+    }
+}
+
 void reply_chunk_text(const struct job *j, struct job_choice *c, struct buf *b)
 {
     struct choice *ch = &c->choice;
     begin_chunk(j, b);
     buf_printf(b, "{\"index\":%u,", ch->index);
-    if (j->kind == REQUEST_CHAT) {
+    if (ch->read) {
+        put_deltas(j, ch, b);
+    } else if (j->kind == REQUEST_CHAT) {
         buf_puts(b, "\"delta\":{\"content\":");
         buf_put_json_string(b, ch->text.data, ch->text.len);
         buf_putc(b, '}');
@@ -282,7 +306,7 @@ void reply_chunk_finish(const struct job *j, struct job_choice *c, struct buf *b
 {
     begin_chunk(j, b);
     buf_printf(b, "{\"index\":%u,%s,\"logprobs\":null,\"finish_reason\":\"%s\"}", c->choice.index,
-               j->kind == REQUEST_CHAT ? "\"delta\":{}" : "\"text\":\"\"", end_name(c->choice.end));
+               j->kind == REQUEST_CHAT ? "\"delta\":{}" : "\"text\":\"\"", end_name(&c->choice));
     end_chunk(j, b);
 }
 
@@ -300,7 +324,10 @@ static void put_whole_choice(const struct job *j, struct job_choice *c, struct b
 {
     struct choice *ch = &c->choice;
     buf_printf(b, "{\"index\":%u,", ch->index);
-    if (j->kind == REQUEST_CHAT) {
+    if (ch->read) {
+        buf_puts(b, "\"message\":");
+        message_put(&ch->message, b);
+    } else if (j->kind == REQUEST_CHAT) {
         buf_puts(b, "\"message\":{\"role\":\"assistant\",\"content\":");
         buf_put_json_string(b, ch->text.data, ch->text.len);
         buf_puts(b, ",\"refusal\":null}");
@@ -322,7 +349,7 @@ static void put_whole_choice(const struct job *j, struct job_choice *c, struct b
         buf_puts(b, ",\"token_ids\":");
         put_ids(b, &ch->ids);
     }
-    buf_printf(b, ",\"finish_reason\":\"%s\"}", end_name(ch->end));
+    buf_printf(b, ",\"finish_reason\":\"%s\"}", end_name(ch));
 }
 
 void reply_whole(const struct job *j, struct buf *b)

@@ -33,6 +33,8 @@ struct request {
     enum request_kind kind;
     json_t *body;                   /* owns the strings below */
     json_t *messages;               /* chat: every content is a string */
+    const json_t *tools;            /* chat: those the model may call; NULL: none */
+    bool one_call;                  /* parallel_tool_calls: false */
     struct request_prompt *prompts; /* completions */
     uint32_t n_prompts;
     bool has_max_tokens;
@@ -77,6 +79,11 @@ int request_body_object(const char *body, size_t n, json_t **out, struct fault *
 int request_messages(const json_t *given, json_t **out, struct fault *why);
 int request_prompts(const json_t *given, const struct generation_model *model, struct request *out,
                     struct fault *why);
+/* tools, tool_choice, parallel_tool_calls. */
+int request_tools(const json_t *body, const struct generation_model *model, struct request *out,
+                  struct fault *why);
+/* The tool_calls of message i, if it has any. */
+int request_tool_calls(const json_t *message, size_t i, struct fault *why);
 /* An array of token ids. *ids: mem_free. `param` names it in messages. */
 int request_ids(const json_t *given, const char *param, uint32_t vocab, int32_t **ids, uint32_t *n,
                 struct fault *why);

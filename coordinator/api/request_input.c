@@ -75,15 +75,19 @@ static int one_message(const json_t *given, size_t i, json_t *into, struct fault
         return fault_set(why, 400, "invalid_value", param,
                          "%s must be one of system, developer, user, assistant, tool", param);
     }
-    const json_t *calls = json_object_get(given, "tool_calls");
-    if (calls != NULL && !json_is_null(calls) &&
-        !(json_is_array(calls) && json_array_size(calls) == 0)) {
-        snprintf(param, sizeof param, "messages[%zu].tool_calls", i);
-        return fault_set(why, 400, "unsupported_parameter", param, "tool calls are not built");
-    }
+    const bool assistant = strcmp(role, "assistant") == 0;
+    const json_t *calls = json_object_get(given, "tool_calls"),
+                 *id = json_object_get(given, "tool_call_id");
     json_t *content = NULL;
-    int status = content_string(json_object_get(given, "content"), i,
-                                strcmp(role, "assistant") == 0, &content, why);
+    int status = request_tool_calls(given, i, why);
+    if (status != 0) return status;
+    if (id != NULL && !json_is_null(id) &&
+        (!json_is_string(id) || json_string_length(id) > LIMIT_TOOL_ID_BYTES)) {
+        snprintf(param, sizeof param, "messages[%zu].tool_call_id", i);
+        return fault_set(why, 400, "invalid_type", param, "%s must be a string of at most %u bytes",
+                         param, LIMIT_TOOL_ID_BYTES);
+    }
+    status = content_string(json_object_get(given, "content"), i, assistant, &content, why);
     if (status != 0) return status;
     json_t *copy = json_object();
     const char *key;
@@ -91,7 +95,9 @@ static int one_message(const json_t *given, size_t i, json_t *into, struct fault
     int failed = copy == NULL;
     json_object_foreach((json_t *)(uintptr_t)given, key, value) failed |=
         json_object_set_new(copy, key, json_incref((json_t *)(uintptr_t)value)) != 0;
-    failed |= json_object_del(copy, "tool_calls") != 0 && calls != NULL;
+    /* Templates ask whether there are calls, and null or an empty list would be an answer. */
+    if (calls != NULL && (!assistant || json_array_size(calls) == 0))
+        failed |= json_object_del(copy, "tool_calls") != 0;
     failed |= json_object_set(copy, "content", content) != 0;
     /* "developer" is OpenAI's newer word; templates know "system" (one that knows both treats them alike). */
     if (strcmp(role, "developer") == 0)

@@ -13,9 +13,9 @@ static const struct {
     int kinds;
     enum neutral neutral;
 } parameters[] = {
-    {"tools", BOTH, EMPTY},
+    {"tools", COMPLETION, EMPTY},
     {"functions", BOTH, EMPTY},
-    {"tool_choice", BOTH, NONE_OR_AUTO},
+    {"tool_choice", COMPLETION, NONE_OR_AUTO},
     {"function_call", BOTH, NONE_OR_AUTO},
     {"response_format", BOTH, TEXT_FORMAT},
     {"json_schema", BOTH, EMPTY},

@@ -27,8 +27,11 @@ static int encode(const struct api *a, const json_t *body, struct ids *ids, stru
                  *prompt = json_object_get(body, "prompt");
     if (messages != NULL) {
         json_t *checked = NULL;
-        int status = request_messages(messages, &checked, why);
-        if (status == 0) status = prompt_from_messages(&a->cfg.model, checked, ids, why);
+        struct request r = {.kind = REQUEST_CHAT}; /* its tools are the body's */
+        int status = request_tools(body, &a->cfg.model, &r, why);
+        if (status == 0) status = request_messages(messages, &checked, why);
+        if (status == 0)
+            status = prompt_from_messages(&a->cfg.model, checked, r.tools, ids, NULL, why);
         json_decref(checked);
         return status;
     }

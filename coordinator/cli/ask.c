@@ -14,8 +14,34 @@ struct reading {
     struct ask_answer *out;
     uint64_t began_us;
     bool done;
+    bool dimmed;       /* the terminal is, while reasoning comes */
     struct err failed; /* from an error event */
 };
+
+static void begin_piece(struct reading *r)
+{
+    if (r->out->pieces == 0) r->out->first_s = (double)(clock_now_us() - r->began_us) * 1e-6;
+    r->out->pieces++;
+}
+
+static void undim(struct reading *r)
+{
+    if (r->dimmed) fputs("\033[0m\n\n", stdout);
+    r->dimmed = false;
+}
+
+static void on_reasoning(struct reading *r, const json_t *text)
+{
+    if (!json_is_string(text) || json_string_length(text) == 0) return;
+    begin_piece(r);
+    if (r->ask->print && r->ask->dim_reasoning) {
+        if (!r->dimmed) fputs("\033[2m", stdout);
+        r->dimmed = true;
+        fwrite(json_string_value(text), 1, json_string_length(text), stdout);
+        fflush(stdout);
+    }
+    if (r->ask->on_token != NULL) r->ask->on_token(r->ask->ctx, r->out->pieces);
+}
 
 static bool on_data(void *ctx, const char *data, size_t n)
 {
@@ -38,14 +64,15 @@ static bool on_data(void *ctx, const char *data, size_t n)
     json_t *text = r->ask->messages != NULL
                        ? json_object_get(json_object_get(choice, "delta"), "content")
                        : json_object_get(choice, "text");
+    on_reasoning(r, json_object_get(json_object_get(choice, "delta"), "reasoning_content"));
     if (json_is_string(text) && json_string_length(text) > 0) {
-        if (r->out->pieces == 0) r->out->first_s = (double)(clock_now_us() - r->began_us) * 1e-6;
+        begin_piece(r);
         buf_append(&r->out->text, json_string_value(text), json_string_length(text));
         if (r->ask->print) {
+            undim(r);
             fwrite(json_string_value(text), 1, json_string_length(text), stdout);
             fflush(stdout);
         }
-        r->out->pieces++;
         if (r->ask->on_token != NULL) r->ask->on_token(r->ask->ctx, r->out->pieces);
     }
     const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
@@ -86,6 +113,7 @@ enum err_code ask_server(const struct ask *a, struct ask_answer *out, struct err
     enum err_code rc = http_client_stream(
         a->server, a->messages != NULL ? "/v1/chat/completions" : "/v1/completions", body, on_data,
         &r, a->stop, &answer, why);
+    undim(&r);
     out->total_s = (double)(clock_now_us() - r.began_us) * 1e-6;
     if (rc == ERR_OK && r.failed.code != ERR_OK)
         rc = err_set(why, r.failed.code, "%s", r.failed.text);

@@ -17,13 +17,14 @@ struct ask {
     double temperature, top_p;               /* -1: the server's default */
     int64_t seed;                            /* -1: none */
     bool print;                              /* show the text as it comes */
+    bool dim_reasoning;                      /* and, dimmed, the reasoning before it (a terminal) */
     const volatile int *stop;                /* nonzero: the answer is stopped; may be NULL */
     void (*on_token)(void *ctx, unsigned n); /* after the n-th piece of text; may be NULL */
     void *ctx;
 };
 
 struct ask_answer {
-    struct buf text; /* buf_free */
+    struct buf text; /* buf_free; without the reasoning, which is not sent back */
     unsigned pieces; /* of text that came */
     json_int_t prompt_tokens, completion_tokens;
     double first_s, total_s;

@@ -93,7 +93,8 @@ static const struct argp argp = {
     parse,
     "[TEXT]",
     "Ask a running server. With TEXT one answer is printed; without, a prompt loop begins that "
-    "remembers what was said.\vCtrl-C stops an answer; Ctrl-D or an empty Ctrl-C ends the loop.",
+    "remembers what was said.\vA model's reasoning is shown dimmed on a terminal, not at all "
+    "elsewhere, and is not sent back.\nCtrl-C stops an answer; Ctrl-D or an empty Ctrl-C ends the loop.",
     NULL,
     NULL,
     NULL};
@@ -122,6 +123,7 @@ static int turn(const struct chat_options *o, json_t *messages)
                     .top_p = o->top_p,
                     .seed = o->seed,
                     .print = true,
+                    .dim_reasoning = isatty(STDOUT_FILENO) != 0,
                     .stop = &interrupted};
     struct ask_answer answer;
     struct err why;

@@ -15,6 +15,8 @@
 
 struct chat_template {
     struct arena arena;
+    const char *source; /* in the arena */
+    size_t n_source;
     struct jinja_tree tree;
     struct jinja_value *globals;      /* per name: functions and tokens; the rest UNDEFINED */
     struct chat_template *with_tools; /* another one, for requests with tools; usually NULL */
@@ -57,6 +59,9 @@ enum err_code chat_template_parse_with_tokens(const char *source, size_t n,
     if (t == NULL) return err_nomem(why, "chat template");
     t->arena.max_bytes = LIMIT_TEMPLATE_MEMORY_BYTES;
     enum err_code rc = jinja_parse(source, n, &t->arena, &t->tree, why);
+    t->source = arena_strndup(&t->arena, source, n);
+    t->n_source = n;
+    if (rc == ERR_OK && t->source == NULL) rc = err_nomem(why, "its text");
     if (rc == ERR_OK && !set_tokens(t, tokens, n_tokens)) rc = err_nomem(why, "tokens");
     if (rc != ERR_OK) {
         chat_template_close(t);
@@ -70,6 +75,12 @@ enum err_code chat_template_parse(const char *source, size_t n, struct chat_temp
                                   struct err *why)
 {
     return chat_template_parse_with_tokens(source, n, NULL, 0, out, why);
+}
+
+const char *chat_template_source(const struct chat_template *t, size_t *n)
+{
+    *n = t->n_source;
+    return t->source;
 }
 
 void chat_template_close(struct chat_template *t)

@@ -39,6 +39,9 @@ enum err_code chat_template_open_vocab(const struct vocab_source *source,
                                        struct chat_template **out, struct err *why);
 void chat_template_close(struct chat_template *t); /* NULL is fine */
 
+/* The text it was made from; borrowed, not 0-terminated. */
+const char *chat_template_source(const struct chat_template *t, size_t *n);
+
 struct chat_template_input {
     const json_t *messages;  /* array */
     const json_t *tools;     /* array; NULL: none */

@@ -2,13 +2,14 @@
  * becomes a control token. */
 // links: api
 // covers: coordinator/api/request.c coordinator/api/request_input.c coordinator/api/request_unbuilt.c
-// covers: coordinator/api/request_bias.c coordinator/api/prompt.c
+// covers: coordinator/api/request_bias.c coordinator/api/request_tools.c coordinator/api/prompt.c
 // max_len: 2048
 #include <string.h>
 
 #include "coordinator/api/prompt.h"
 #include "coordinator/api/request.h"
 #include "coordinator/text/chat_template.h"
+#include "coordinator/text/reply_format.h"
 #include "coordinator/text/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -36,6 +37,10 @@ void fuzz_init(void)
                "%s", why.text);
     FUZZ_CHECK(chat_template_parse(template_text, sizeof template_text - 1, &c, &why) == ERR_OK,
                "%s", why.text);
+    static struct reply_format format;
+    FUZZ_CHECK(reply_format_detect("", 0, "hermes", "think", &format, &why) == ERR_OK, "%s",
+               why.text);
+    model.reply_format = &format;
     model.tokenizer = t;
     model.vocab = tokenizer_vocab_size(t);
     model.chat_template = c;
@@ -61,7 +66,9 @@ static int check_chat(const struct request *r)
 {
     struct ids ids = {0};
     struct fault why;
-    int status = prompt_from_messages(&model, r->messages, &ids, &why);
+    bool thinking = false;
+    int status = prompt_from_messages(&model, r->messages, r->tools, &ids, &thinking, &why);
+    FUZZ_CHECK(!thinking, "the template opens no reasoning");
     if (status == 0) {
         size_t n_control = 0;
         for (size_t i = 0; i < ids.len; i++)
@@ -71,7 +78,16 @@ static int check_chat(const struct request *r)
         check_spec(r, &ids);
     }
     ids_free(&ids);
-    return status;
+    /* A model that knows no tools: what was called before is refused, not left out. */
+    struct generation_model plain = model;
+    plain.reply_format = NULL;
+    bool calls = false;
+    for (size_t i = 0; i < json_array_size(r->messages); i++)
+        calls |= json_object_get(json_array_get(r->messages, i), "tool_calls") != NULL;
+    int without = prompt_from_messages(&plain, r->messages, NULL, &ids, NULL, &why);
+    FUZZ_CHECK(!calls || without != 0, "calls were left out");
+    ids_free(&ids);
+    return status != 0 ? status : without;
 }
 
 static int check_completion(const struct request *r)
