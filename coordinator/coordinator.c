@@ -23,6 +23,7 @@
 #include "coordinator/drivers/engine_driver.h"
 #include "coordinator/sizing.h"
 #include "coordinator/startup.h"
+#include "coordinator/modeltext/model_text.h"
 #include "coordinator/text/chat_template.h"
 #include "coordinator/text/reply_format.h"
 #include "coordinator/text/tokenizer.h"
@@ -360,10 +361,10 @@ static enum err_code load(struct coordinator *c, struct err *why)
     quantize_find(o->quantize, &in.quantize);
     in.neighbours_bytes = neighbours_bytes(c, in.quantize);
     rc = sizing_decide(&in, &c->sizing, why);
-    if (rc == ERR_OK) rc = tokenizer_open(o->model, &c->tokenizer, why);
+    if (rc == ERR_OK) rc = model_text_tokenizer(model_file_dir(c->file), &c->tokenizer, why);
     if (rc != ERR_OK) return rc;
     struct err chat_why;
-    enum err_code chat = chat_template_open(o->model, &c->chat, &chat_why);
+    enum err_code chat = model_text_template(model_file_dir(c->file), &c->chat, &chat_why);
     if (chat != ERR_OK && chat != ERR_NOT_FOUND)
         log_warn("coordinator", "msg=\"no chat: %s\"",
                  chat_why.text); /* completions work without one */

@@ -1,6 +1,7 @@
 #include "common/experts/matrix.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "common/base/mem.h"
 
@@ -60,10 +61,21 @@ struct pack_job {
     const struct packed *w;
     const struct tensor *t;
     uint64_t first_row;
-    size_t row_bytes;
+    enum dtype dtype;         /* of the rows as they are packed: the tensor's, or what that is repacked as */
+    size_t row_bytes, source; /* of one; of one in the file */
     uint32_t features_each;
-    uint8_t *tmp; /* a panel's rows for each worker; NULL: they stand in the file as they are packed */
+    uint8_t *tmp; /* for each worker a panel's rows and one of the file; NULL: they stand there as they are packed */
 };
+
+/* Row `row` of the tensor at `place`, ready to be packed; `source` is room for one of the file. */
+static void fetch_row(const struct pack_job *job, uint64_t row, uint8_t *place, uint8_t *source)
+{
+    const void *from = tensor_row(job->t, row, source);
+    if (job->dtype != job->t->dtype)
+        dtype_repack_row(job->t->dtype, from, job->w->k, place);
+    else
+        memcpy(place, from, job->row_bytes);
+}
 
 static void pack_task(void *ctx, uint32_t task, unsigned worker)
 {
@@ -71,19 +83,17 @@ static void pack_task(void *ctx, uint32_t task, unsigned worker)
     const uint32_t first = task * job->features_each, left = job->w->n - first;
     const uint32_t count = left < job->features_each ? left : job->features_each;
     if (job->tmp == NULL) {
-        pack_features(job->w, first, count, job->t->dtype,
+        pack_features(job->w, first, count, job->dtype,
                       job->t->data + (job->first_row + first) * job->row_bytes);
         return;
     }
-    uint8_t *tmp = job->tmp + (size_t)worker * PANEL * job->row_bytes;
+    uint8_t *tmp = job->tmp + worker * (PANEL * job->row_bytes + job->source);
     for (uint32_t i = 0; i < count;) {
         uint32_t here = count - i < PANEL ? count - i : PANEL;
-        for (uint32_t j = 0; j < here; j++) {
-            uint8_t *place = tmp + j * job->row_bytes;
-            const void *row = tensor_row(job->t, job->first_row + first + i + j, place);
-            if (row != place) memcpy(place, row, job->row_bytes);
-        }
-        pack_features(job->w, first + i, here, job->t->dtype, tmp);
+        for (uint32_t j = 0; j < here; j++)
+            fetch_row(job, job->first_row + first + i + j, tmp + j * job->row_bytes,
+                      tmp + PANEL * job->row_bytes);
+        pack_features(job->w, first + i, here, job->dtype, tmp);
         i += here;
     }
 }
@@ -92,12 +102,17 @@ enum err_code matrix_pack(const struct packed *w, const struct model_file *file,
                           const struct tensor *t, uint64_t first_row, struct workers *workers,
                           struct err *why)
 {
-    struct pack_job job = {
-        .w = w, .t = t, .first_row = first_row, .row_bytes = dtype_bytes(t->dtype, w->k)};
-    const bool as_they_are =
-        t->scales == NULL && t->col_stride == 0 && t->row_stride == job.row_bytes;
+    const enum dtype dtype = dtype_repacked(t->dtype);
+    struct pack_job job = {.w = w,
+                           .t = t,
+                           .first_row = first_row,
+                           .dtype = dtype,
+                           .row_bytes = dtype_bytes(dtype, w->k),
+                           .source = dtype_bytes(t->dtype, w->k)};
+    const bool as_they_are = t->scales == NULL && t->col_stride == 0 && dtype == t->dtype &&
+                             t->row_stride == job.row_bytes;
     if (!as_they_are) {
-        job.tmp = mem_alloc(workers_count(workers) * PANEL * job.row_bytes);
+        job.tmp = mem_alloc(workers_count(workers) * (PANEL * job.row_bytes + job.source));
         if (job.tmp == NULL)
             return err_set(why, ERR_EXHAUSTED, "no memory to pack tensor '%s'", t->name);
     }

@@ -56,7 +56,7 @@ static enum dtype packed_dtype(enum dtype t, uint64_t k, bool quantizable, enum 
     bool wide = t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16 || t == DTYPE_F8_E4M3;
     if (q != QUANTIZE_NONE && quantizable && wide && k % dtype_block(quantizes[q].dtype) == 0)
         return quantizes[q].dtype;
-    return dtype_packed(t);
+    return dtype_repacked(t);
 }
 
 enum dtype plan_dtype(enum weight_role role, const struct tensor *t, enum quantize q)

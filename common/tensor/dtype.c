@@ -68,12 +68,6 @@ size_t dtype_bytes(enum dtype t, size_t n)
     return n / dtype_block(t) * dtype_block_bytes(t) + scales;
 }
 
-enum dtype dtype_packed(enum dtype t)
-{
-    assert(t < DTYPE_N_NATIVE);
-    return t;
-}
-
 float f16_to_f32(uint16_t h)
 {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16;

@@ -78,9 +78,6 @@ static inline uint16_t bf16_from_f32(float f)
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
-/* The native format in which a tensor of this one is packed: itself, or the nearest that loses nothing, else BF16. */
-enum dtype dtype_packed(enum dtype t);
-
 float f16_to_f32(uint16_t h);   /* exact */
 uint16_t f16_from_f32(float f); /* nearest even, subnormals kept, overflow to infinity */
 

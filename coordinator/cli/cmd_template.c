@@ -8,6 +8,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/modeltext/model_text.h"
 #include "coordinator/text/chat_template.h"
 
 static const char help[] =
@@ -71,7 +72,7 @@ int cmd_template(int argc, char **argv)
     }
     struct chat_template *t;
     struct err why;
-    if (chat_template_open(argv[1], &t, &why) != ERR_OK) {
+    if (model_text_template(argv[1], &t, &why) != ERR_OK) {
         fprintf(stderr, "moesaic template: %s\n", why.text);
         return 1;
     }

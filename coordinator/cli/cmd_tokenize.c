@@ -11,6 +11,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "coordinator/cli/commands.h"
+#include "coordinator/modeltext/model_text.h"
 #include "coordinator/text/tokenizer.h"
 
 static const char help[] =
@@ -184,13 +185,13 @@ int cmd_tokenize(int argc, char **argv)
     }
     if (argc - optind != 1) {
         fputs(
-            "moesaic tokenize: one folder with a tokenizer.json is needed\nTry 'moesaic tokenize --help'.\n",
+            "moesaic tokenize: one folder with a tokenizer.json, or one GGUF file, is needed\nTry 'moesaic tokenize --help'.\n",
             stderr);
         return 2;
     }
     struct tokenizer *t;
     struct err why;
-    if (tokenizer_open(argv[optind], &t, &why) != ERR_OK) {
+    if (model_text_tokenizer(argv[optind], &t, &why) != ERR_OK) {
         fprintf(stderr, "moesaic tokenize: %s\n", why.text);
         return 1;
     }

@@ -22,15 +22,17 @@ MAY_INCLUDE = {
     "common/experts": "common/base common/tensor common/kernels common/modelfile common/sys",
     "common/rpc": "common/base",
     "coordinator/text": "common/base",
+    "coordinator/modeltext": "common/base common/tensor common/modelfile coordinator/text coordinator/modeltext",
     "coordinator/cluster": "common/base",
     "coordinator/engine": "common/base coordinator/cluster",
     "coordinator/model": "common/base common/tensor common/kernels common/modelfile common/sys common/experts",
     "coordinator/api": "common/base common/sys common/rpc coordinator/text coordinator/model",
     "coordinator/drivers": "common/base common/sys common/rpc common/experts coordinator/model coordinator/cluster coordinator/engine "
                            "coordinator/api",
-    "coordinator": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile common/experts coordinator/text "
+    "coordinator": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile common/experts coordinator/text coordinator/modeltext "
                    "coordinator/model coordinator/cluster coordinator/engine coordinator/drivers coordinator/api",
-    "coordinator/cli": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile coordinator/text",
+    "coordinator/cli": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile coordinator/text "
+                       "coordinator/modeltext",
     "expert_node": "common/base common/sys common/rpc common/tensor common/kernels common/modelfile common/experts",
 }
 
