@@ -136,9 +136,9 @@ static void read_scaling(struct json_fields *f, struct json_fields *config, uint
             json_fields_real(f, "low_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
         out->high_freq_factor =
             json_fields_real(f, "high_freq_factor", 1e-3, 65536, JSON_FIELDS_REQUIRED_REAL);
-        if (out->high_freq_factor <= out->low_freq_factor)
+        if (out->high_freq_factor < out->low_freq_factor)
             json_fields_fail(f, ERR_CORRUPT,
-                             "'high_freq_factor' %g must be above 'low_freq_factor' %g",
+                             "'high_freq_factor' %g must not be below 'low_freq_factor' %g",
                              out->high_freq_factor, out->low_freq_factor);
         return;
     }
