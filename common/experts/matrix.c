@@ -13,33 +13,28 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
                    quantize_name(QUANTIZE_NONE), quantize_name(QUANTIZE_Q8_0));
 }
 
+/* The rows that a matrix of native type t takes, whatever its panels are. */
+static enum row_format input_of(enum dtype t)
+{
+    switch (t) {
+    case DTYPE_F32:
+        return ROW_F32;
+    case DTYPE_F16:
+    case DTYPE_BF16:
+    case DTYPE_F8_E4M3:
+        return ROW_BF16;
+    default:
+        return ROW_Q8;
+    }
+}
+
 enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
                            struct packed *out, struct err *why)
 {
     assert(t->n_dims == 2 && t->dims[0] <= UINT32_MAX && t->dims[1] <= UINT32_MAX);
     uint32_t n = (uint32_t)t->dims[0], k = (uint32_t)t->dims[1];
-    enum pack_format format = PACK_F32;
-    enum row_format input = ROW_F32;
-    switch (role == W_ROUTER ? DTYPE_F32 : plan_dtype(role, t, quantize)) {
-    case DTYPE_F32:
-        break;
-    case DTYPE_F16:
-        input = ROW_BF16;
-        break;
-    case DTYPE_BF16:
-        /* An odd K does not fill BF16 panels, which hold pairs; F32 panels hold the same values. */
-        if (k % 2 == 0) format = PACK_BF16;
-        input = ROW_BF16;
-        break;
-    case DTYPE_Q8_0:
-        format = PACK_Q8_0;
-        input = ROW_Q8;
-        break;
-    default:
-        assert(false);
-        break;
-    }
-    if (!packed_shape(format, input, n, k, out))
+    const enum dtype held = role == W_ROUTER ? DTYPE_F32 : plan_dtype(role, t, quantize);
+    if (held >= DTYPE_N_NATIVE || !packed_shape(panel_dtype(held, k), input_of(held), n, k, out))
         return err_set(why, ERR_UNSUPPORTED, "tensor '%s': %s of shape [%u, %u] cannot be packed",
                        t->name, dtype_name(t->dtype), n, k);
     return ERR_OK;

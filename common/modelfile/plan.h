@@ -22,8 +22,8 @@ enum dtype plan_dtype(enum weight_role role, const struct tensor *t, enum quanti
 /* Keys and values are held as F32 when the matrices that make them are, else BF16. */
 enum dtype plan_kv_dtype(const struct model_file *f, enum quantize q);
 
-/* Bytes of W [n, k] in panels of 16 features (kernels.h, packed_bytes): panel count rounded up to even, each panel
- * to 64 bytes; 4 bytes per weight for F32 and F16, 2 for BF16, 34/32 for Q8_0 (k a multiple of 32). */
+/* Bytes of W [n, k] of type t in panels (tensor/panel.h), as kernels' packed_bytes; 0 for a type that is not computed with, or
+ * a k that its panels do not have. */
 uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k);
 
 /* One routed expert of a MoE layer, packed; the same for all experts of a model. */
