@@ -16,30 +16,28 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
                    quantize_names());
 }
 
+/* The rows that a matrix of native type t takes, whatever its panels are. */
+static enum row_format input_of(enum dtype t)
+{
+    switch (t) {
+    case DTYPE_F32:
+        return ROW_F32;
+    case DTYPE_F16:
+    case DTYPE_BF16:
+    case DTYPE_F8_E4M3:
+        return ROW_BF16;
+    default:
+        return ROW_Q8;
+    }
+}
+
 enum err_code matrix_shape_as(const struct tensor *t, enum dtype dtype, uint32_t n, uint32_t k,
                               struct packed *out, struct err *why)
 {
-    enum pack_format format = PACK_F32;
-    enum row_format input = ROW_F32;
-    switch (dtype) {
-    case DTYPE_F32:
-        /* Numbers of fewer bits that are held as F32 take what they would take themselves. */
-        if (t->dtype != DTYPE_F32) input = ROW_BF16;
-        break;
-    case DTYPE_F16:
-        input = ROW_BF16;
-        break;
-    case DTYPE_BF16:
-        /* An odd K does not fill BF16 panels, which hold pairs; F32 panels hold the same values. */
-        if (k % 2 == 0) format = PACK_BF16;
-        input = ROW_BF16;
-        break;
-    default:
-        format = PACK_Q8_0;
-        input = ROW_Q8;
-        break;
-    }
-    if (!packed_shape(format, input, n, k, out))
+    /* Numbers of fewer bits that are held as F32 take what floats of fewer bits take. */
+    const enum row_format input =
+        dtype == DTYPE_F32 && t->dtype != DTYPE_F32 ? ROW_BF16 : input_of(dtype);
+    if (dtype >= DTYPE_N_NATIVE || !packed_shape(panel_dtype(dtype, k), input, n, k, out))
         return err_set(why, ERR_UNSUPPORTED, "tensor '%s': %s of shape [%u, %u] cannot be packed",
                        t->name, dtype_name(t->dtype), n, k);
     return ERR_OK;
@@ -53,7 +51,7 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
     enum err_code rc =
         matrix_shape_as(t, router ? DTYPE_F32 : plan_dtype(role, t, quantize),
                         (uint32_t)t->dims[0], (uint32_t)t->dims[1], out, why);
-    if (router) out->input = ROW_F32;
+    if (rc == ERR_OK && router) out->input = ROW_F32;
     return rc;
 }
 
@@ -132,13 +130,13 @@ void matrix_pack_f32(const struct packed *w, const float *rows)
     packed_clear_padding(w);
     for (uint32_t n = 0; n < w->n; n++) {
         const float *row = rows + (size_t)n * w->k;
-        if (w->format != PACK_BF16) {
+        if (w->format != DTYPE_BF16 && w->format != DTYPE_F16) {
             pack_features(w, n, 1, DTYPE_F32, row);
             continue;
         }
         uint16_t half[LIMIT_HEAD_DIM];
         for (uint32_t k = 0; k < w->k; k++)
-            half[k] = bf16_from_f32(row[k]);
-        pack_features(w, n, 1, DTYPE_BF16, half);
+            half[k] = w->format == DTYPE_BF16 ? bf16_from_f32(row[k]) : f16_from_f32(row[k]);
+        pack_features(w, n, 1, w->format, half);
     }
 }

@@ -12,9 +12,7 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
-#include "common/tensor/dtype.h"
-
-#define PANEL 16u /* output features per panel */
+#include "common/tensor/panel.h"
 
 /* ---- rows: the input of a product ------------------------------------------------------------- */
 
@@ -37,36 +35,31 @@ size_t row_scale_bytes(enum row_format f, uint32_t k); /* of one row: K/32*4 for
 
 /* ---- packed weights --------------------------------------------------------------------------- */
 
-enum pack_format { PACK_F32, PACK_BF16, PACK_Q8_0, PACK_N };
-
-/* W [N, K] in panels of 16 output features (kernels.md section 2). `input` says what rows it takes:
- * F32 files: PACK_F32 + ROW_F32; F16 files: PACK_F32 + ROW_BF16; BF16: PACK_BF16 + ROW_BF16;
- * Q8_0: PACK_Q8_0 + ROW_Q8. */
+/* W [N, K] in panels of 16 output features (pack.c). `format` is a native type, `input` the rows it takes:
+ * F32 takes ROW_F32 or, where it holds 16-bit numbers, ROW_BF16; F16, BF16 and F8_E4M3 ROW_BF16; block formats ROW_Q8. */
 struct packed {
-    enum pack_format format;
+    enum dtype format;
     enum row_format input;
     uint32_t n, k;
-    uint32_t panels;    /* rounded up to even; padding features weigh 0 */
+    uint32_t panels;    /* an even number; padding features weigh 0 */
     size_t panel_bytes; /* a multiple of 64 */
     uint8_t *data;      /* 64-byte aligned; borrowed */
 };
 
-/* Size and geometry for a matrix; sets all but data. K must be even (BF16) or a multiple of 32 (Q8_0): false if not. */
-bool packed_shape(enum pack_format f, enum row_format input, uint32_t n, uint32_t k,
+/* Size and geometry for a matrix; sets all but data. false: such panels do not take such rows, or K is not a multiple of what
+ * they need (panel.h), or the size overflows. */
+bool packed_shape(enum dtype format, enum row_format input, uint32_t n, uint32_t k,
                   struct packed *out);
 size_t packed_bytes(const struct packed *w);
 
-/* Pack features [first, first + count) of `w` from src [count, K] of type `t`. Features may be packed in
- * any order and by several threads when their panels differ. t must suit the format:
- * PACK_F32 from F32, F16 or BF16 (exact upcast); PACK_BF16 from BF16; PACK_Q8_0 from Q8_0 blocks (as they
- * are) or from F32, F16, BF16 (quantised as ggml's reference does, bit for bit).
+/* Pack features [first, first + count) of `w` from src, `count` rows of type t as files have them (dtype_bytes(t, K) each; no
+ * alignment). Features may be packed in any order and by several threads when their panels differ. Rows of the
+ * panels' own type are packed without loss; others go through f32 into the types that can be made of it (quantize.h), each
+ * by its one rule: F32 from any type is exact, Q8_0, Q4_0 and MXFP4 get the bytes of ggml's quantizers.
  * Padding features of the last panels are zeroed by packed_clear_padding(), called once. */
 void pack_features(const struct packed *w, uint32_t first, uint32_t count, enum dtype t,
                    const void *src);
 void packed_clear_padding(const struct packed *w);
-
-/* One Q8_0 block of a file (34 bytes: f16 scale, 32 int8) from 32 values, as ggml's reference does. */
-void q8_0_quantize_block(const float *x, uint8_t *out);
 
 /* ---- attention -------------------------------------------------------------------------------- */
 

@@ -237,8 +237,8 @@ static struct plan make_plan(const struct packed *w, const struct rows *x, uint8
                              .row_bytes = row_data_bytes(x->format, x->k)};
     upcast_rows(x->data, n, (float *)(void *)scratch);
     struct plan plan = {.tiles = &f32_tiles, .rows = scratch, .row_bytes = x->k * sizeof(float)};
-    if (w->format == PACK_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
-    if (w->format == PACK_BF16 && x->m >= UNPACK_ROWS) {
+    if (w->format == DTYPE_BF16 && x->m < UNPACK_ROWS) plan.tiles = &bf16_tiles;
+    if (w->format == DTYPE_BF16 && x->m >= UNPACK_ROWS) {
         plan.panel = scratch + round_up_line(n * sizeof(float));
         plan.unpack = upcast_panel;
     }
@@ -250,6 +250,10 @@ void matmul_avx2(const struct packed *w, uint32_t panel0, uint32_t panel1, const
 {
     assert(x->k == w->k && x->format == w->input && panel1 <= w->panels);
     if (x->m == 0) return;
+    if (w->format != DTYPE_F32 && w->format != DTYPE_BF16 && w->format != DTYPE_Q8_0) {
+        matmul_ref(w, panel0, panel1, x, y, ldy, scratch);
+        return;
+    }
     const struct plan plan = make_plan(w, x, scratch);
     run_tiles(&plan, w, panel0, panel1, x, y, ldy);
 }

@@ -203,6 +203,10 @@ void matmul_avx512(const struct packed *w, uint32_t panel0, uint32_t panel1, con
 {
     assert(x->k == w->k && x->format == w->input && panel1 <= w->panels);
     if (x->m == 0) return;
+    if (w->format != DTYPE_F32 && w->format != DTYPE_BF16 && w->format != DTYPE_Q8_0) {
+        matmul_ref(w, panel0, panel1, x, y, ldy, scratch);
+        return;
+    }
     struct plan plan = {
         .tiles = &f32_tiles, .rows = x->data, .row_bytes = row_data_bytes(x->format, x->k)};
     if (x->format == ROW_Q8) {
@@ -213,7 +217,7 @@ void matmul_avx512(const struct packed *w, uint32_t panel0, uint32_t panel1, con
         upcast_rows(x->data, (size_t)x->m * x->k, scratch);
         plan.rows = scratch;
         plan.row_bytes = x->k * sizeof(float);
-        if (w->format == PACK_BF16) plan.tiles = &bf16_tiles;
+        if (w->format == DTYPE_BF16) plan.tiles = &bf16_tiles;
     }
     run_tiles(&plan, w, panel0, panel1, x, y, ldy);
 }

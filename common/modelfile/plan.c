@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "common/modelfile/weights.h"
-
-#define PANEL_FEATURES 16u
+#include "common/tensor/panel.h"
 
 static const struct {
     const char *name;
@@ -96,24 +95,8 @@ bool plan_reply_f32(const struct model_file *f, enum quantize q)
 
 uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k)
 {
-    uint64_t panels = (n + PANEL_FEATURES - 1) / PANEL_FEATURES;
-    panels += panels % 2;
-    uint64_t panel = 0;
-    switch (t) {
-    case DTYPE_F32:
-    case DTYPE_F16:
-        panel = PANEL_FEATURES * 4 * k;
-        break;
-    case DTYPE_BF16:
-        panel = PANEL_FEATURES * 2 * k;
-        break;
-    case DTYPE_Q8_0:
-        panel = PANEL_FEATURES * k + PANEL_FEATURES * 2 * (k / 32);
-        break;
-    default:
-        break; /* no tensor that is needed has it */
-    }
-    return panels * ((panel + 63) / 64 * 64);
+    if (t >= DTYPE_N_NATIVE) return 0; /* no tensor that is needed has it */
+    return panel_count(n) * panel_bytes(panel_dtype(t, k), k);
 }
 
 static uint64_t packed(const struct model_file *f, enum quantize q, enum weight_role role,

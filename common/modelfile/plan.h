@@ -31,8 +31,8 @@ enum dtype plan_kv_dtype(const struct model_file *f, enum quantize q);
 /* Do experts answer in F32: only if all their down matrices are F32; else in BF16. */
 bool plan_reply_f32(const struct model_file *f, enum quantize q);
 
-/* Bytes of W [n, k] in panels of 16 features (kernels.h, packed_bytes): panel count rounded up to even, each panel
- * to 64 bytes. */
+/* Bytes of W [n, k] of type t in panels (tensor/panel.h), as kernels' packed_bytes; 0 for a type that is not computed with, or
+ * a k that its panels do not have. */
 uint64_t plan_packed_bytes(enum dtype t, uint64_t n, uint64_t k);
 
 /* One routed expert of a MoE layer, packed, its biases included. */

@@ -3,11 +3,8 @@
 #include <stdbool.h>
 
 #include "common/base/check.h"
+#include "common/tensor/blocks.h"
 #include "common/tensor/blocks_other.h"
-
-/* Q8_0: one f16 scale, then 32 int8. */
-#define Q8_BLOCK       32u
-#define Q8_BLOCK_BYTES 34u
 
 static const struct {
     const char *name;
@@ -18,7 +15,7 @@ static const struct {
     [DTYPE_F16] = {"F16", 1, 2},
     [DTYPE_BF16] = {"BF16", 1, 2},
     [DTYPE_F8_E4M3] = {"F8_E4M3", 1, 1},
-    [DTYPE_Q8_0] = {"Q8_0", Q8_BLOCK, Q8_BLOCK_BYTES},
+    [DTYPE_Q8_0] = {"Q8_0", 32, 34},
     [DTYPE_Q4_0] = {"Q4_0", 32, 18},
     [DTYPE_Q4_1] = {"Q4_1", 32, 20},
     [DTYPE_Q5_0] = {"Q5_0", 32, 22},
@@ -96,21 +93,6 @@ uint16_t f16_from_f32(float f)
     return (uint16_t)(sign | ((u >> 13) - (112u << 10)));
 }
 
-static void q8_0_to_f32(const uint8_t *src, size_t n, float *dst)
-{
-    for (size_t b = 0; b < n / Q8_BLOCK; b++) {
-        uint16_t half;
-        memcpy(&half, src, sizeof half);
-        float d = f16_to_f32(half);
-        int8_t q[Q8_BLOCK];
-        memcpy(q, src + 2, sizeof q);
-        for (size_t i = 0; i < Q8_BLOCK; i++)
-            dst[i] = d * (float)q[i];
-        src += Q8_BLOCK_BYTES;
-        dst += Q8_BLOCK;
-    }
-}
-
 void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst)
 {
     assert(t < DTYPE_N && n % dtype_block(t) == 0);
@@ -127,8 +109,19 @@ void dtype_to_f32(enum dtype t, const void *src, size_t n, float *dst)
             dst[i] = t == DTYPE_F16 ? f16_to_f32(half) : bf16_to_f32(half);
         }
         break;
+    case DTYPE_F8_E4M3:
+        f8_row_to_f32(bytes, n, dst);
+        break;
     case DTYPE_Q8_0:
-        q8_0_to_f32(bytes, n, dst);
+    case DTYPE_Q4_0:
+    case DTYPE_Q4_1:
+    case DTYPE_Q5_0:
+    case DTYPE_Q5_1:
+    case DTYPE_Q4_K:
+    case DTYPE_Q5_K:
+    case DTYPE_Q6_K:
+    case DTYPE_MXFP4:
+        blocks_to_f32(t, bytes, n, dst);
         break;
     default:
         assert(t >= DTYPE_N_NATIVE);

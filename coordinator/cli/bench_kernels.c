@@ -22,12 +22,17 @@
 
 static const uint32_t row_counts[] = {1, 4, 8, 16, 64};
 
+/* Q8_0 first: the others' bytes per second stand beside its. */
 static const struct {
     const char *name;
-    enum pack_format pack;
+    enum dtype dtype;
     enum row_format input;
 } formats[] = {
-    {"q8_0", PACK_Q8_0, ROW_Q8}, {"bf16", PACK_BF16, ROW_BF16}, {"f32", PACK_F32, ROW_F32}};
+    {"q8_0", DTYPE_Q8_0, ROW_Q8},    {"q4_0", DTYPE_Q4_0, ROW_Q8}, {"q4_1", DTYPE_Q4_1, ROW_Q8},
+    {"q5_0", DTYPE_Q5_0, ROW_Q8},    {"q5_1", DTYPE_Q5_1, ROW_Q8}, {"q4_k", DTYPE_Q4_K, ROW_Q8},
+    {"q5_k", DTYPE_Q5_K, ROW_Q8},    {"q6_k", DTYPE_Q6_K, ROW_Q8}, {"mxfp4", DTYPE_MXFP4, ROW_Q8},
+    {"f8", DTYPE_F8_E4M3, ROW_BF16}, {"f16", DTYPE_F16, ROW_BF16}, {"bf16", DTYPE_BF16, ROW_BF16},
+    {"f32", DTYPE_F32, ROW_F32}};
 
 struct bench {
     uint32_t n, k;
@@ -150,8 +155,8 @@ static enum err_code open_subject(struct bench *b, size_t format, struct subject
                                   struct err *why)
 {
     *s = (struct subject){0};
-    if (!packed_shape(formats[format].pack, formats[format].input, b->n, b->k, &s->w))
-        return err_set(why, ERR_INVALID, "K is %u: it must be a multiple of 32", b->k);
+    if (!packed_shape(formats[format].dtype, formats[format].input, b->n, b->k, &s->w))
+        return err_set(why, ERR_INVALID, "%s does not take K = %u", formats[format].name, b->k);
     s->bytes = packed_bytes(&s->w);
     s->count = (uint32_t)(COLD_BYTES / s->bytes);
     if (s->count == 0) s->count = 1;
@@ -204,7 +209,7 @@ static enum err_code run(struct bench *b, struct err *why)
         rc = open_subject(b, f, &s, why);
         for (size_t i = 0; i < ARRAY_LEN(row_counts) && rc == ERR_OK; i++) {
             s.x.m = row_counts[i];
-            struct result r = measure(b, &s, formats[f].pack != PACK_Q8_0);
+            struct result r = measure(b, &s, formats[f].input != ROW_Q8);
             print_result(b, formats[f].name, row_counts[i], &r, first);
             first = false;
         }
@@ -218,7 +223,7 @@ enum { OPT_CPU = 'c', OPT_PIECES = 'p', OPT_OUTPUTS = 'n', OPT_INPUTS = 'k', OPT
 
 static const struct argp_option options[] = {
     {"outputs", OPT_OUTPUTS, "N", 0, "Output features, a multiple of 16 (default 1024)", 0},
-    {"inputs", OPT_INPUTS, "K", 0, "Input features, a multiple of 32 (default 2048)", 0},
+    {"inputs", OPT_INPUTS, "K", 0, "Input features, a multiple of 256 (default 2048)", 0},
     {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 0},
     {"pieces", OPT_PIECES, "N", 0, "Pieces per figure, 1 to 99 (default 15)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object", 0},
@@ -242,7 +247,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         b->n = number(state, "outputs", arg, PANEL, LARGEST_SIDE);
         break;
     case OPT_INPUTS:
-        b->k = number(state, "inputs", arg, 32, LARGEST_SIDE);
+        b->k = number(state, "inputs", arg, 256, LARGEST_SIDE);
         break;
     case OPT_PIECES:
         b->pieces = number(state, "pieces", arg, 1, MAX_PIECES);
@@ -279,7 +284,7 @@ int bench_kernels(int argc, char **argv)
     struct err why = {0};
     enum err_code rc = kernels_pick(b.cpu, &b.kernels, &why);
     struct packed largest;
-    if (rc == ERR_OK && packed_shape(PACK_F32, ROW_F32, b.n, b.k, &largest)) {
+    if (rc == ERR_OK && packed_shape(DTYPE_F32, ROW_F32, b.n, b.k, &largest)) {
         b.weights_bytes = COLD_BYTES + packed_bytes(&largest);
         b.weights = mem_map(b.weights_bytes);
     }

@@ -4,6 +4,8 @@
 
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/tensor/blocks.h"
+#include "common/tensor/quantize.h"
 
 struct fixture {
     char *bytes;
@@ -64,20 +66,106 @@ static void expect_decoded(enum dtype t, const void *src, const float *want, siz
     mem_free(got);
 }
 
-Test(dtype, q8_0_blocks_decode_to_the_reference_values)
+Test(dtype, native_blocks_decode_to_the_reference_values)
 {
     open_fixture();
-    static const char *const names[][2] = {{"Q8_0.blocks", "Q8_0.values"},
-                                           {"Q8_0.special.blocks", "Q8_0.special.values"},
-                                           {"Q8_0.quant.blocks", "Q8_0.quant.values"}};
-    for (int i = 0; i < 3; i++) {
-        size_t n, bytes;
-        uint8_t *blocks = tensor(names[i][0], &bytes);
-        float *values = tensor(names[i][1], &n);
-        cr_assert_eq(dtype_bytes(DTYPE_Q8_0, n / 4), bytes);
-        expect_decoded(DTYPE_Q8_0, blocks, values, n / 4, names[i][0]);
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_Q4_1, DTYPE_Q5_0, DTYPE_Q5_1,
+                                       DTYPE_Q4_K, DTYPE_Q5_K, DTYPE_Q6_K, DTYPE_MXFP4};
+    static const char *const parts[] = {"", "special.", "quant."};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (size_t p = 0; p < 3; p++) {
+            if (p == 2 && dtype_block(types[i]) == 256) continue; /* nobody quantizes to these */
+            char name[2][64];
+            snprintf(name[0], sizeof name[0], "%s.%sblocks", dtype_name(types[i]), parts[p]);
+            snprintf(name[1], sizeof name[1], "%s.%svalues", dtype_name(types[i]), parts[p]);
+            size_t n, bytes;
+            uint8_t *blocks = tensor(name[0], &bytes);
+            float *values = tensor(name[1], &n);
+            cr_assert_eq(dtype_bytes(types[i], n / 4), bytes);
+            expect_decoded(types[i], blocks, values, n / 4, name[0]);
+            mem_free(blocks);
+            mem_free(values);
+        }
+    close_fixture();
+}
+
+/* Block bytes 37 i + 11, with d and m overwritten: the vectors of the formats' description. */
+Test(dtype, native_blocks_decode_to_the_written_down_values)
+{
+    static const struct {
+        enum dtype t;
+        int d, m;
+        double sum, weighted;
+    } cases[] = {{DTYPE_Q4_0, 0, -1, -2.625, -64.75},  {DTYPE_Q4_1, 0, 2, 32.625, 530.875},
+                 {DTYPE_Q5_0, 0, -1, 1.875, 14},       {DTYPE_Q5_1, 0, 2, 65.125, 1020.625},
+                 {DTYPE_Q8_0, 0, -1, -22, -1010},      {DTYPE_MXFP4, -1, -1, 6.25, 159.5},
+                 {DTYPE_Q4_K, 0, 2, 6805, 946605},     {DTYPE_Q5_K, 0, 2, 14527, 2003431},
+                 {DTYPE_Q6_K, 208, -1, 576.5, 98052.5}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        uint8_t block[256];
+        float y[256];
+        for (uint32_t i = 0; i < 256; i++)
+            block[i] = (uint8_t)(37 * i + 11);
+        if (cases[c].d < 0) block[0] = 126;
+        if (cases[c].d >= 0) memcpy(block + cases[c].d, (uint8_t[]){0x00, 0x30}, 2);
+        if (cases[c].m >= 0) memcpy(block + cases[c].m, (uint8_t[]){0x00, 0x2c}, 2);
+        dtype_to_f32(cases[c].t, block, dtype_block(cases[c].t), y);
+        double sum = 0, weighted = 0;
+        for (uint32_t i = 0; i < dtype_block(cases[c].t); i++) {
+            sum += (double)y[i];
+            weighted += (i + 1) * (double)y[i];
+        }
+        cr_expect_eq(sum, cases[c].sum, "%s: %g", dtype_name(cases[c].t), sum);
+        cr_expect_eq(weighted, cases[c].weighted, "%s: %g", dtype_name(cases[c].t), weighted);
+    }
+}
+
+Test(dtype, f8_codes_and_their_row_scales)
+{
+    open_fixture();
+    size_t n;
+    float *table = tensor("table.F8_E4M3", &n);
+    for (uint32_t i = 0; i < 256; i++) {
+        float got = f8_e4m3_to_f32((uint8_t)i);
+        cr_assert(got == table[i] || (isnan(got) && isnan(table[i])), "%02x: %a", i, (double)got);
+        cr_assert_eq(signbit(got), signbit(table[i]), "%02x", i);
+    }
+    /* 130 codes, and a scale for 128 and for the 2 that are left */
+    uint8_t row[130 + 2 * 4];
+    const float scale[2] = {0x1.234568p-7f, 0x1p-140f};
+    for (uint32_t i = 0; i < 130; i++)
+        row[i] = (uint8_t)(i + 3);
+    memcpy(row + 130, scale, sizeof scale);
+    cr_assert_eq(dtype_bytes(DTYPE_F8_E4M3, 130), sizeof row);
+    float y[130];
+    dtype_to_f32(DTYPE_F8_E4M3, row, 130, y);
+    for (uint32_t i = 0; i < 130; i++) {
+        volatile float want = table[row[i]] * scale[i / 128];
+        cr_expect(y[i] == want || (isnan(y[i]) && isnan(want)), "[%u]", i);
+    }
+    mem_free(table);
+    close_fixture();
+}
+
+Test(dtype, blocks_made_at_load_have_the_reference_bytes)
+{
+    open_fixture();
+    static const enum dtype types[] = {DTYPE_Q8_0, DTYPE_Q4_0, DTYPE_MXFP4};
+    for (size_t t = 0; t < 3; t++) {
+        char name[2][64];
+        snprintf(name[0], sizeof name[0], "%s.quant.input", dtype_name(types[t]));
+        snprintf(name[1], sizeof name[1], "%s.quant.blocks", dtype_name(types[t]));
+        size_t n, bytes, each = dtype_block_bytes(types[t]);
+        float *input = tensor(name[0], &n);
+        uint8_t *blocks = tensor(name[1], &bytes);
+        uint8_t *got = mem_alloc(bytes);
+        dtype_from_f32(types[t], input, n / 4, got);
+        for (size_t i = 0; i < bytes / each; i++)
+            cr_expect_arr_eq(got + i * each, blocks + i * each, each, "%s row %zu",
+                             dtype_name(types[t]), i);
+        mem_free(got);
+        mem_free(input);
         mem_free(blocks);
-        mem_free(values);
     }
     close_fixture();
 }
@@ -91,12 +179,12 @@ Test(dtype, q8_0_made_at_load_has_the_reference_bytes)
     const uint32_t rows = (uint32_t)(bytes / 34);
     for (uint32_t i = 0; i < rows; i++) {
         uint8_t got[34];
-        q8_0_quantize_block(input + 32 * i, got);
+        dtype_from_f32(DTYPE_Q8_0, input + 32 * i, 32, got);
         cr_expect_arr_eq(got, blocks + 34 * i, 34, "row %u", i);
     }
     /* and so has what pack_features makes of the numbers: the same panels as from the blocks */
     struct packed a, b;
-    cr_assert(packed_shape(PACK_Q8_0, ROW_Q8, rows, 32, &a));
+    cr_assert(packed_shape(DTYPE_Q8_0, ROW_Q8, rows, 32, &a));
     b = a;
     a.data = mem_aligned(64, packed_bytes(&a));
     b.data = mem_aligned(64, packed_bytes(&b));
@@ -158,7 +246,7 @@ Test(dtype, q8_0_multiplies_by_the_rounded_inverse)
     /* d = 41: 20.5 / 41 is a half exactly, which goes away from zero; 20.5 * f32(1 / 41) is below it. */
     float x[32] = {41.0f * 127.0f, 20.5f, -20.5f, 143.5f};
     uint8_t block[34];
-    q8_0_quantize_block(x, block);
+    dtype_from_f32(DTYPE_Q8_0, x, 32, block);
     cr_expect_arr_eq(block + 2, ((int8_t[]){127, 0, 0, 3}), 4);
 }
 
@@ -186,12 +274,12 @@ Test(dtype, weights_that_are_not_finite_stay_so)
     float x[32] = {1.0f, NAN, -INFINITY, INFINITY};
     uint8_t block[34];
     float back[32];
-    q8_0_quantize_block(x, block);
+    dtype_from_f32(DTYPE_Q8_0, x, 32, block);
     dtype_to_f32(DTYPE_Q8_0, block, 32, back);
     cr_expect(isnan(back[2]) && isnan(back[3]));
     for (int i = 0; i < 32; i++)
         x[i] = i % 2 ? 1e-44f : -3e-45f; /* 1/d overflows: no harm */
-    q8_0_quantize_block(x, block);
+    dtype_from_f32(DTYPE_Q8_0, x, 32, block);
     dtype_to_f32(DTYPE_Q8_0, block, 32, back);
     for (int i = 0; i < 32; i++)
         cr_expect_eq(back[i], 0.0f);

@@ -1,5 +1,6 @@
 /* The kernels against the Python program that spells the Q8_0 definition out in exact fractions. */
 // links: kernels
+#include "common/tensor/quantize.h"
 #include "kernel_test.h"
 
 #define FEATURES 5u
@@ -34,7 +35,7 @@ Test(q8_reference, the_kernels_do_what_the_definition_says)
         numbers(100 + j, weights[j]);
 
     struct packed w;
-    cr_assert(packed_shape(PACK_Q8_0, ROW_Q8, FEATURES, K, &w));
+    cr_assert(packed_shape(DTYPE_Q8_0, ROW_Q8, FEATURES, K, &w));
     w.data = mem_aligned(64, packed_bytes(&w));
     cr_assert_not_null(w.data);
     packed_clear_padding(&w);
@@ -57,7 +58,7 @@ Test(q8_reference, the_kernels_do_what_the_definition_says)
             uint8_t block[34];
             uint16_t half;
             int32_t sum = 0;
-            q8_0_quantize_block(&weights[0][0] + 32 * b, block);
+            dtype_from_f32(DTYPE_Q8_0, &weights[0][0] + 32 * b, 32, block);
             memcpy(&half, block, 2);
             for (int k = 0; k < 32; k++)
                 sum += (k + 1) * (int8_t)block[2 + k];

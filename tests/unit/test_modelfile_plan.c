@@ -116,7 +116,11 @@ Test(modelfile_plan, packed_sizes_follow_the_layout)
     cr_expect_eq(plan_packed_bytes(DTYPE_F32, 32, 64), 2 * 16 * 64 * 4);
     cr_expect_eq(plan_packed_bytes(DTYPE_F32, 33, 64), 4 * 16 * 64 * 4);
     cr_expect_eq(plan_packed_bytes(DTYPE_F32, 1, 64), 2 * 16 * 64 * 4);
-    cr_expect_eq(plan_packed_bytes(DTYPE_F16, 32, 64), 2 * 16 * 64 * 4, "F16 is held as F32");
+    cr_expect_eq(plan_packed_bytes(DTYPE_F16, 32, 64), 2 * 16 * 64 * 2);
+    cr_expect_eq(plan_packed_bytes(DTYPE_BF16, 32, 63), 2 * 16 * 63 * 4, "odd: held as F32");
+    cr_expect_eq(plan_packed_bytes(DTYPE_F8_E4M3, 32, 130), 2 * (2112 + 128));
+    cr_expect_eq(plan_packed_bytes(DTYPE_Q6_K, 32, 256), 2 * (8 * 384 + 320), "288 bytes, to 320");
+    cr_expect_eq(plan_packed_bytes(DTYPE_Q4_K, 32, 96), 0);
     cr_expect_eq(plan_packed_bytes(DTYPE_BF16, 32, 64), 2 * 16 * 64 * 2);
     cr_expect_eq(plan_packed_bytes(DTYPE_Q8_0, 32, 64), 2 * (16 * 64 + 2 * 32));
     cr_expect_eq(plan_packed_bytes(DTYPE_Q8_0, 32, 32), 2 * 576, "512 + 32 bytes, to 64");
@@ -126,20 +130,21 @@ Test(modelfile_plan, packed_sizes_are_those_of_the_kernels)
 {
     static const struct {
         enum dtype dtype;
-        enum pack_format format;
         enum row_format input;
-    } kinds[] = {{DTYPE_F32, PACK_F32, ROW_F32},
-                 {DTYPE_F16, PACK_F32, ROW_BF16},
-                 {DTYPE_BF16, PACK_BF16, ROW_BF16},
-                 {DTYPE_Q8_0, PACK_Q8_0, ROW_Q8}};
+    } kinds[] = {{DTYPE_F32, ROW_F32},      {DTYPE_F16, ROW_BF16}, {DTYPE_BF16, ROW_BF16},
+                 {DTYPE_F8_E4M3, ROW_BF16}, {DTYPE_Q8_0, ROW_Q8},  {DTYPE_Q4_0, ROW_Q8},
+                 {DTYPE_Q4_1, ROW_Q8},      {DTYPE_Q5_0, ROW_Q8},  {DTYPE_Q5_1, ROW_Q8},
+                 {DTYPE_Q4_K, ROW_Q8},      {DTYPE_Q5_K, ROW_Q8},  {DTYPE_Q6_K, ROW_Q8},
+                 {DTYPE_MXFP4, ROW_Q8}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         for (uint32_t n = 1; n < 100; n += 7)
-            for (uint32_t k = 2; k <= 320;
-                 k += kinds[i].dtype == DTYPE_Q8_0 && k % 32 == 0 ? 32 : 2) {
+            for (uint32_t k = 1; k <= 1024; k += k % 32 == 0 ? 32 : 1) {
                 struct packed w;
-                if (!packed_shape(kinds[i].format, kinds[i].input, n, k, &w)) continue;
-                cr_expect_eq(plan_packed_bytes(kinds[i].dtype, n, k), packed_bytes(&w),
-                             "%s [%u, %u]", dtype_name(kinds[i].dtype), n, k);
+                enum dtype held = panel_dtype(kinds[i].dtype, k);
+                uint64_t bytes =
+                    packed_shape(held, kinds[i].input, n, k, &w) ? packed_bytes(&w) : 0;
+                cr_expect_eq(plan_packed_bytes(kinds[i].dtype, n, k), bytes, "%s [%u, %u]",
+                             dtype_name(kinds[i].dtype), n, k);
             }
 }
 
