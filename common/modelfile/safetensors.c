@@ -20,7 +20,7 @@ static const struct {
 } formats[] = {
     {"F32", 32, DTYPE_F32},      {"F16", 16, DTYPE_F16},      {"BF16", 16, DTYPE_BF16},
     {"BOOL", 8, DTYPE_N},        {"U8", 8, DTYPE_N},          {"I8", 8, DTYPE_N},
-    {"F8_E4M3", 8, DTYPE_N},     {"F8_E5M2", 8, DTYPE_N},     {"F8_E8M0", 8, DTYPE_N},
+    {"F8_E4M3", 8, DTYPE_F8_E4M3},     {"F8_E5M2", 8, DTYPE_N},     {"F8_E8M0", 8, DTYPE_N},
     {"F8_E4M3FNUZ", 8, DTYPE_N}, {"F8_E5M2FNUZ", 8, DTYPE_N}, {"I16", 16, DTYPE_N},
     {"U16", 16, DTYPE_N},        {"I32", 32, DTYPE_N},        {"U32", 32, DTYPE_N},
     {"I64", 64, DTYPE_N},        {"U64", 64, DTYPE_N},        {"F64", 64, DTYPE_N},

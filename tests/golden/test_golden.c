@@ -5,6 +5,7 @@
 // links: model
 // threads: yes
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -107,10 +108,8 @@ struct rms {
     size_t n;
 };
 
-static void check_tiny(const char *name, bool f32)
+static void check_folder(const char *dir, const char *name, bool f32)
 {
-    char dir[1024];
-    snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, name);
     struct expected x;
     struct one_process o;
     expected_open(&x, dir);
@@ -172,12 +171,46 @@ static void check_tiny(const char *name, bool f32)
         cr_expect_leq(all.gates, number(x.json, "tolerance", "gates"));
         cr_expect_eq(all.other_experts, 0u);
     } else {
-        double official = number(x.json, "facts", "official_bf16_rms");
-        printf("golden %s: official bf16 RMS %.3g\n", name, official);
-        cr_expect_leq(error, official);
+        /* The official run's own error in bf16, or 2 % of the logits' spread where it is not known. */
+        bool known =
+            json_object_get(json_object_get(x.json, "facts"), "official_bf16_rms") != NULL;
+        double most = known ? number(x.json, "facts", "official_bf16_rms")
+                            : 0.02 * number(x.json, "facts", "logits_std");
+        printf("golden %s: may be %.3g (%s)\n", name, most,
+               known ? "official bf16 RMS" : "2 % of the spread");
+        cr_expect_leq(error, most);
     }
     one_close(&o);
     expected_close(&x);
+}
+
+static void check_tiny(const char *name, bool f32)
+{
+    char dir[1024];
+    snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, name);
+    check_folder(dir, name, f32);
+}
+
+/* By hand: MOESAIC_GOLDEN names a folder of tiny models with expected values (the encoder-decoder one is left out). */
+Test(golden, models_of_a_folder)
+{
+    const char *root = getenv("MOESAIC_GOLDEN");
+    if (root == NULL) cr_skip_test("MOESAIC_GOLDEN is not set");
+    DIR *d = opendir(root);
+    cr_assert(d, "%s", root);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;) {
+        if (e->d_name[0] == '.' || strstr(e->d_name, "switch") != NULL) continue;
+        char dir[1024];
+        struct expected x;
+        snprintf(dir, sizeof dir, "%s/%s", root, e->d_name);
+        expected_open(&x, dir);
+        const char *storage =
+            json_string_value(json_object_get(json_object_get(x.json, "facts"), "storage"));
+        bool f32 = storage != NULL && strcmp(storage, "f32") == 0;
+        expected_close(&x);
+        check_folder(dir, e->d_name, f32);
+    }
+    closedir(d);
 }
 
 Test(golden, tiny_mixtral_is_the_official_model)
@@ -218,11 +251,6 @@ Test(golden, tiny_deepseek_v2_is_the_official_model)
 Test(golden, tiny_deepseek_v3_is_the_official_model)
 {
     check_tiny("tiny-deepseek_v3", true);
-}
-
-Test(golden, tiny_gpt_oss_is_the_official_model)
-{
-    check_tiny("tiny-gpt_oss", true);
 }
 
 Test(golden, tiny_granitemoe_is_the_official_model)
@@ -268,6 +296,16 @@ Test(golden, tiny_mixtral_in_bf16_is_no_worse_than_the_official_bf16_run)
 Test(golden, tiny_qwen3_moe_in_bf16_is_no_worse_than_the_official_bf16_run)
 {
     check_tiny("tiny-qwen3_moe-bf16", false);
+}
+
+Test(golden, tiny_gpt_oss_in_mxfp4_is_no_worse_than_the_official_bf16_run)
+{
+    check_tiny("tiny-gpt_oss", false);
+}
+
+Test(golden, tiny_deepseek_v3_in_fp8_is_off_by_at_most_2_percent)
+{
+    check_tiny("tiny-deepseek_v3-fp8", false);
 }
 
 /* ---- the demonstration model: trained, so its logits have the spread of a real one ---------------- */

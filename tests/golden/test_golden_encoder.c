@@ -4,11 +4,19 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "tests/support/expected.h"
 #include "tests/support/one_process.h"
 
-#define DIR TEST_DATA "/models/tiny-switch_transformers"
+/* The model of this repository, or, by hand, another one of that name in the folder that MOESAIC_GOLDEN names. */
+static const char *model_dir(void)
+{
+    static char dir[1024];
+    const char *root = getenv("MOESAIC_GOLDEN");
+    snprintf(dir, sizeof dir, "%s/tiny-switch_transformers", root ? root : TEST_DATA "/models");
+    return dir;
+}
 
 struct compare {
     const struct expected *x;
@@ -79,14 +87,14 @@ static void run_stack(struct one_process *o, const uint32_t *blocks, const int32
 static void open_it(struct one_process *o, const char *kernels)
 {
     one_open(o, &(struct one_cfg){
-                    .path = DIR, .kernels = kernels, .threads = 2, .max_rows = 128, .n_blocks = 12});
+                    .path = model_dir(), .kernels = kernels, .threads = 2, .max_rows = 128, .n_blocks = 12});
 }
 
 Test(golden_encoder, tiny_switch_is_the_official_model)
 {
     struct expected x;
     struct one_process o;
-    expected_open(&x, DIR);
+    expected_open(&x, model_dir());
     open_it(&o, NULL);
     const uint32_t vocab = model_hparams(o.model)->vocab,
                    n_encoder_layers = model_hparams(o.model)->n_encoder_layers;
