@@ -442,3 +442,47 @@ Test(golden, a_dense_layer_between_two_moe_layers)
     cr_expect_arr_eq(decoded, greedy, sizeof greedy);
     one_close(&o);
 }
+
+/* ---- long rope: the other factors once a sequence is longer than the original length; values of an independent program
+ * (the reference implementation beside the tiny models, which takes the factors by the sequence's length) ---------- */
+
+Test(golden, long_rope_changes_its_factors_with_the_length)
+{
+    static const struct {
+        uint32_t n;
+        int32_t best;
+        double logits[6];
+    } want[] = {
+        {128, 202, {-1.762570, -0.284665, -1.287746, -2.250419, -0.382442, 2.337308}},
+        {129, 162, {3.209157, 0.057306, 0.361126, -0.179762, -1.583495, -4.259413}},
+        {200, 101, {-0.503792, 2.105273, -2.159943, 1.239195, -1.895540, 0.355276}},
+    };
+    struct one_process o;
+    one_open(&o, &(struct one_cfg){.path = TEST_DATA "/models/tiny-phimoe",
+                                   .threads = 2,
+                                   .max_rows = 200,
+                                   .n_blocks = 4});
+    const struct hparams *hp = model_hparams(o.model);
+    cr_assert_eq(hp->rope.original_ctx, 128u);
+    for (size_t c = 0; c < sizeof want / sizeof *want; c++) {
+        struct model_row rows[200];
+        o.used_blocks = 0;
+        struct one_sequence s = one_sequence(&o, 200);
+        uint32_t x = 3u * 2654435761u + 1;
+        for (uint32_t i = 0; i < want[c].n; i++) {
+            x = x * 1664525u + 1013904223u;
+            rows[i] = (struct model_row){.token = (int32_t)((x >> 8) % hp->vocab),
+                                         .position = i,
+                                         .blocks = s.blocks,
+                                         .wants_logits = i + 1 == want[c].n,
+                                         .beyond = want[c].n > hp->rope.original_ctx};
+        }
+        one_pass(&o, rows, want[c].n, NULL);
+        const float *got = model_pass_logits(o.pass, 0);
+        cr_expect_eq(one_best(got, hp->vocab), want[c].best);
+        for (int v = 0; v < 6; v++)
+            cr_expect_float_eq(got[v], want[c].logits[v], 1e-4, "%u tokens: logit %d is %.6f, not %.6f",
+                               want[c].n, v, (double)got[v], want[c].logits[v]);
+    }
+    one_close(&o);
+}
