@@ -69,11 +69,14 @@ static void fill_scaling(struct gguf_mapping *m, const char *type)
     /* gpt-oss says truncate: false, for which there is no key. */
     if (strcmp(m->arch->name, "gpt-oss") == 0) mapping_set_bool(m, "truncate", false);
     /* DeepSeek: 0.1 mscale_all_dim. mscale itself is not stored; in the published models it is the same. */
-    if (mapping_get_real(m, "rope.scaling.yarn_log_multiplier", &x) && (x > 0 || x < 0)) {
-        double mscale = mapping_shortest((double)(float)(mapping_shortest(x) * 10));
-        mapping_set(m, "mscale", json_real(mscale));
-        mapping_set(m, "mscale_all_dim", json_real(mscale));
-    }
+    if (!mapping_get_real(m, "rope.scaling.yarn_log_multiplier", &x) || !(x > 0 || x < 0)) return;
+    if (fabs(x) > 1e3)
+        mapping_fail(m, ERR_CORRUPT, "key '%s.rope.scaling.yarn_log_multiplier' is %.9g",
+                     m->arch->name, x);
+    double mscale = nearbyint(mapping_shortest(x) * 1e7) / 1e6; /* 0.707, not 0.70700000000000007 */
+    if (m->rc != ERR_OK) return;
+    mapping_set(m, "mscale", json_real(mscale));
+    mapping_set(m, "mscale_all_dim", json_real(mscale));
 }
 
 /* Long rope has two lists of factors in tensors, llama3's rule comes as one list of divisors. */

@@ -123,6 +123,8 @@ void mapping_set_text(struct gguf_mapping *m, const char *key, const char *s)
 double mapping_shortest(double x)
 {
     char text[32];
+    const double narrow = (double)(float)x;
+    if (narrow < x || narrow > x) return x; /* it had more bits */
     for (int digits = 1; digits < 9; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, x);
         double y = strtod(text, NULL);

@@ -61,7 +61,7 @@ void mapping_set_text(struct gguf_mapping *m, const char *key, const char *s);
 void mapping_set_real(struct gguf_mapping *m, const char *key, double x); /* mapping_shortest */
 
 /* GGUF keeps reals in 32 bits; config.json had them in decimal. The shortest decimal that gives these 32 bits is what it
- * said: 0.2, not 0.20000000298. */
+ * said: 0.2, not 0.20000000298. A finite x stays finite. */
 double mapping_shortest(double x);
 
 /* From a key to config.json's, if it is there (require: else a fault; `fallback` above 0: else that). */

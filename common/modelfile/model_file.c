@@ -13,6 +13,7 @@
 #include "common/base/mem.h"
 #include "common/modelfile/gguf_config.h"
 #include "common/modelfile/gguf_set.h"
+#include "common/modelfile/gguf_used.h"
 #include "common/modelfile/shards.h"
 #include "common/modelfile/weights.h"
 
@@ -366,8 +367,9 @@ static enum err_code open_gguf(struct model_file *f, struct err *why)
     if (rc != ERR_OK) return rc;
     rc = hparams_read_object(config, "metadata", &f->hp, why);
     json_decref(config);
+    if (rc != ERR_OK) return rc;
     if (gguf_config_permuted(&f->gguf)) f->hp.rope_interleaved = true;
-    return rc;
+    return gguf_check_used(&f->gguf, &f->hp, why);
 }
 
 static enum err_code open_file(const char *path, bool in_part, struct model_file **out,

@@ -2,7 +2,7 @@
  * found and read; what it says of its model is refused or is numbers within their limits. */
 // links: modelfile
 // covers: common/modelfile/gguf.c common/modelfile/gguf_values.c common/modelfile/gguf_mapping.c
-// covers: common/modelfile/gguf_config.c common/modelfile/gguf_families.c
+// covers: common/modelfile/gguf_config.c common/modelfile/gguf_families.c common/modelfile/gguf_used.c
 // max_len: 8192
 #include <math.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 
 #include "common/modelfile/gguf.h"
 #include "common/modelfile/gguf_config.h"
+#include "common/modelfile/gguf_used.h"
 #include "common/modelfile/hparams.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -88,6 +89,7 @@ int fuzz_one(const uint8_t *data, size_t n)
     FUZZ_CHECK((rc == ERR_OK) == (config != NULL), "%s", err_name(rc));
     struct hparams hp;
     enum err_code taken = rc == ERR_OK ? hparams_read_object(config, "m.gguf", &hp, &why) : rc;
+    if (taken == ERR_OK) taken = gguf_check_used(&set, &hp, &why);
     json_decref(config);
     gguf_set_close(&set);
     if (rc == ERR_EXHAUSTED || taken == ERR_EXHAUSTED) return FUZZ_NO_MEMORY;

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "common/modelfile/gguf_config.h"
+#include "common/modelfile/gguf_used.h"
 #include "common/modelfile/hparams.h"
 #include "tests/unit/gguf_fixture.h"
 #include "tests/unit/modelfile_fixture.h"
@@ -44,6 +45,7 @@ static void compare(const char *file, const char *folder)
     cr_assert_eq(gguf_config(&set, &config, &why), ERR_OK, "%s", why.text);
     cr_assert_eq(hparams_read_object(config, file, &got, &why), ERR_OK, "%s", why.text);
     json_decref(config);
+    cr_expect_eq(gguf_check_used(&set, &got, &why), ERR_OK, "%s", why.text);
 
     SAME(family);
     SAME(n_layers);
@@ -385,4 +387,47 @@ Test(gguf_config, a_linear_scale_window_and_ends_by_their_text)
     cr_expect_eq(hp.eos[0], 2);
     cr_expect_eq(hp.eos[1], 0);
     json_decref(c);
+}
+
+Test(gguf_config, a_tensor_that_the_family_does_not_know_is_refused)
+{
+    static const struct {
+        const char *name;
+        bool good;
+    } cases[] = {{"blk.0.attn_q.weight", true},
+                 {"blk.0.attn_rot_embd.weight", true},
+                 {"blk.2.nextn.eh_proj.weight", true},
+                 {"rope_freqs.weight", true},
+                 {"blk.0.attn_sub_norm.weight", false},
+                 {"blk.1.ffn_up.scale", false},
+                 {"blk.1.ffn_down.bias", false},
+                 {"blk.1.ffn_gate.0.weight", false},
+                 {"cls.weight", false},
+                 {"blk.weight", false},
+                 {"blk.0", false},
+                 {"blk.0.attn_q.weight.lora_a", false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct gguf_maker m = {0};
+        make_common(&m, "llama", false);
+        float one[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+        make_tensor(&m, cases[i].name, 0, 1, (uint64_t[]){8}, one, 32);
+        struct scratch s = scratch_open();
+        size_t n;
+        uint8_t *file = make_file(&m, &n);
+        scratch_write(&s, "m.gguf", file, n);
+        free(file);
+        struct gguf_set set;
+        struct err why;
+        struct hparams hp;
+        json_t *config;
+        cr_assert_eq(gguf_set_open(s.dir, false, &set, &why), ERR_OK, "%s", why.text);
+        cr_assert_eq(gguf_config(&set, &config, &why), ERR_OK, "%s", why.text);
+        cr_assert_eq(hparams_read_object(config, "m", &hp, &why), ERR_OK, "%s", why.text);
+        enum err_code rc = gguf_check_used(&set, &hp, &why);
+        cr_expect_eq(rc, cases[i].good ? ERR_OK : ERR_UNSUPPORTED, "%s", cases[i].name);
+        if (rc != ERR_OK) cr_expect(strstr(why.text, cases[i].name) != NULL, "%s", why.text);
+        json_decref(config);
+        gguf_set_close(&set);
+        scratch_close(&s);
+    }
 }
