@@ -354,7 +354,7 @@ static const struct row rows[] = {
      "<tool_call><function=now></function></tool_call><tool_call><function=f></function></tool_call>x",
      "[C]x[call]now{}[call]f{}", false},
     {"qwen3_coder", "none", "<tool_call>\n<function=f>\n<parameter=s>\nx",
-     "[C]<tool_call>\n<function=f>\n<parameter=s>\nx[broken]f", false},
+     "[C]<tool_call>\n<function=f>\n<parameter=s>\nx[broken]f{\"s\": \"x", false},
     {"qwen3_coder", "none", "<tool_call>\nf(1)\n</tool_call>", "[C]<tool_call>\nf(1)\n</tool_call>",
      false},
     {"qwen3_coder", "none", "<tool_call>\n</tool_call>", "[C]<tool_call>\n</tool_call>", false},
@@ -471,6 +471,30 @@ Test(reply_parser, arguments_leave_as_they_come)
     give(&p, reply + upto, strlen(reply) - upto);
     cr_expect(h.calls[0].ended, "before the end of the text");
     reply_parser_finish(&p);
+    reply_parser_deinit(&p);
+    forget(&h);
+    json_decref(tools);
+}
+
+Test(reply_parser, a_string_between_tags_leaves_as_it_comes)
+{
+    json_t *tools = json(tools_text);
+    struct reply_format f = format_named("qwen3_coder", "none");
+    struct heard h = {0};
+    struct reply_parser p;
+    const char *reply =
+        "<tool_call>\n<function=f>\n<parameter=s>\n\n\"a\"\t\\\n\nb\n\n</parameter>\n</function>\n</tool_call>";
+    reply_parser_init(&p, &f, tools, false, hear, &h);
+    size_t upto = (size_t)(strstr(reply, "b\n\n") - reply) + 3;
+    give(&p, reply, upto);
+    cr_expect_str_eq(text_of(&h.calls[0].arguments), "{\"s\": \"\\n\\\"a\\\"\\u0009\\\\\\n\\nb\\n",
+                     "%s", text_of(&h.calls[0].arguments));
+    give(&p, reply + upto, strlen(reply) - upto);
+    reply_parser_finish(&p);
+    cr_expect(h.calls[0].ended);
+    cr_expect_str_eq(text_of(&h.calls[0].arguments),
+                     "{\"s\": \"\\n\\\"a\\\"\\u0009\\\\\\n\\nb\\n\"}", "%s",
+                     text_of(&h.calls[0].arguments));
     reply_parser_deinit(&p);
     forget(&h);
     json_decref(tools);
