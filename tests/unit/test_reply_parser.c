@@ -312,6 +312,13 @@ static const struct row rows[] = {
     {"llama3_json", "none", "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}", "[call]f{}",
      false},
     {"llama3_json", "none", "<|python_tag|>print(1)", "[C]<|python_tag|>print(1)", false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=\"a \"b\" c\\\", t=\"\") ",
+     "[call]f{\"s\": \"a \\\"b\\\" c\\\\\", \"t\": \"\"}", false},
+    {"llama3_json", "none", "<|python_tag|>now.call()", "[call]now{}", false},
+    {"llama3_json", "none", "<|python_tag|>g.call(s=\"a\")", "[C]<|python_tag|>g.call(s=\"a\")",
+     false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=1)", "[C]<|python_tag|>f.call(s=1)", false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=\"1", "[C]<|python_tag|>f.call(s=\"1", false},
     {"llama3_json", "none", "{\"answer\": 42}", "[C]{\"answer\": 42}", false},
     {"llama3_json", "none", "{\"name\": \"Ann\", \"parameters\": {}}",
      "[C]{\"name\": \"Ann\", \"parameters\": {}}", false},
@@ -871,6 +878,45 @@ Test(reply_parser, what_a_familys_template_writes_is_read_back, .timeout = 120)
     cr_expect_eq(n_found, sizeof families / sizeof families[0]);
     json_decref(templates);
     json_decref(tools);
+}
+
+Test(reply_parser, llamas_built_in_tools_are_read_back)
+{
+    json_t *
+        templates = shared("templates.json"),
+       *tools = json(tools_text), *variables = json("{\"builtin_tools\": [\"f\"]}"),
+       *messages = json(
+           "[{\"role\":\"user\",\"content\":\"Go\"},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"function\":"
+           "{\"name\":\"f\",\"arguments\":{\"s\":\"Z\u00fcrich 'now'\",\"t\":\"12\"}}}]}]");
+    for (size_t k = 0; k < json_array_size(templates); k++) {
+        const json_t *row = json_array_get(templates, k),
+                     *source = json_object_get(row, "template");
+        if (strcmp(string_at(row, "name"), "llama-3.1") != 0) continue;
+        struct chat_template *t = NULL;
+        struct reply_format f;
+        struct err why;
+        struct buf all = {0};
+        cr_assert_eq(
+            chat_template_parse(json_string_value(source), json_string_length(source), &t, &why),
+            ERR_OK);
+        cr_assert_eq(reply_format_find(t, NULL, NULL, NULL, &f, &why), ERR_OK);
+        struct chat_template_input in = {
+            .messages = messages, .tools = tools, .variables = variables};
+        in.now = (struct tm){.tm_mday = 1, .tm_year = 126};
+        cr_assert_eq(chat_template_render(t, &in, &all, NULL, &why), ERR_OK, "%s", why.text);
+        char *reply = strstr(all.data, "<|python_tag|>"), *end = strstr(all.data, "<|eom_id|>");
+        cr_assert(reply != NULL && end != NULL, "%s", all.data);
+        *end = '\0';
+        char *got = read_reply(&f, tools, false, reply);
+        cr_expect_str_eq(got, "[call]f{\"s\": \"Z\xc3\xbcrich 'now'\", \"t\": \"12\"}");
+        mem_free(got);
+        buf_free(&all);
+        chat_template_close(t);
+    }
+    json_decref(templates);
+    json_decref(tools);
+    json_decref(variables);
+    json_decref(messages);
 }
 
 Test(reply_format, parsers_are_chosen_by_name_or_refused)
