@@ -246,22 +246,26 @@ bool reply_has_text(const struct job_choice *c)
            (c->job->request.return_token_ids && c->choice.ids.len > 0);
 }
 
-/* A chunk for each part of a reply that is read; the last is left open, for what else its tokens bring. */
+static void begin_choice(const struct choice *ch, struct buf *b)
+{
+    buf_printf(b, "{\"index\":%u,", ch->index);
+}
+
+/* A chunk for each part of a reply that is read; the last stays open, for what else its tokens bring. */
 static void put_deltas(const struct job *j, const struct choice *ch, struct buf *b)
 {
     size_t at = 0;
-    for (bool first = true;; first = false) {
-        size_t before = b->len;
-        if (!first) buf_puts(b, ",\"logprobs\":null,\"finish_reason\":null}");
-        if (!first) end_chunk(j, b);
-        if (!first) begin_chunk(j, b);
-        if (!first) buf_printf(b, "{\"index\":%u,", ch->index);
+    buf_puts(b, "\"delta\":");
+    if (!message_put_delta(&ch->message, &at, b)) buf_puts(b, "{\"content\":\"\"}");
+    for (;;) {
+        size_t end = b->len;
+        buf_puts(b, ",\"logprobs\":null,\"finish_reason\":null}");
+        end_chunk(j, b);
+        begin_chunk(j, b);
+        begin_choice(ch, b);
         buf_puts(b, "\"delta\":");
         if (message_put_delta(&ch->message, &at, b)) continue;
-        if (first)
-            buf_puts(b, "{\"content\":\"\"}");
-        else if (!b->failed)
-            b->len = before;
+        if (!b->failed) b->len = end; /* there was no other */
         return;
     }
 }
@@ -270,7 +274,7 @@ void reply_chunk_text(const struct job *j, struct job_choice *c, struct buf *b)
 {
     struct choice *ch = &c->choice;
     begin_chunk(j, b);
-    buf_printf(b, "{\"index\":%u,", ch->index);
+    begin_choice(ch, b);
     if (ch->read) {
         put_deltas(j, ch, b);
     } else if (j->kind == REQUEST_CHAT) {
@@ -323,7 +327,7 @@ void reply_chunk_usage(const struct job *j, struct buf *b)
 static void put_whole_choice(const struct job *j, struct job_choice *c, struct buf *b)
 {
     struct choice *ch = &c->choice;
-    buf_printf(b, "{\"index\":%u,", ch->index);
+    begin_choice(ch, b);
     if (ch->read) {
         buf_puts(b, "\"message\":");
         message_put(&ch->message, b);

@@ -73,6 +73,11 @@ struct reply_parser {
         struct buf decoded;
     } arguments;
     struct {
+        bool text;    /* the value is a string: it leaves as it comes */
+        bool begun;   /* it has a first byte */
+        bool newline; /* one waits: the last belongs to the tag behind it */
+    } tag;
+    struct {
         uint8_t channel;                 /* where the message under way goes */
         bool in_channel;                 /* its head is behind <|channel|> */
         bool unsaid;                     /* nothing of it has left */

@@ -5,6 +5,7 @@
  *
  * Values are plain text, so what they are in JSON is the tool's schema to say: a string where it says so, else what the
  * text is as JSON, else a string. */
+#include <stdio.h>
 #include <string.h>
 
 #include "coordinator/text/reply_grammar.h"
@@ -47,13 +48,6 @@ static void begin_key(struct reply_parser *p)
     reply_enable(p, is_glm(p) ? BIT(ARG_KEY_CLOSE) : 0);
 }
 
-static void begin_value(struct reply_parser *p)
-{
-    buf_clear(&p->value);
-    p->state = VALUE;
-    reply_enable(p, is_glm(p) ? BIT(ARG_VALUE_CLOSE) : BIT(PARAMETER_CLOSE));
-}
-
 void reply_tags_begin(struct reply_parser *p, int marker)
 {
     p->state = OPEN;
@@ -89,15 +83,14 @@ static const char *schema_type(const struct reply_parser *p)
 static void put_value(struct reply_parser *p, struct buf *out)
 {
     static const char *const python[][2] = {{"True", "true"}, {"False", "false"}, {"None", "null"}};
-    const char *s = p->value.len > 0 ? p->value.data : "", *type = schema_type(p);
+    const char *s = p->value.len > 0 ? p->value.data : "";
     size_t n = p->value.len;
-    bool text = type != NULL && strcmp(type, "string") == 0;
-    for (size_t i = 0; i < 3 && p->tools->python && !text; i++)
+    for (size_t i = 0; i < 3 && p->tools->python; i++)
         if (n == strlen(python[i][0]) && memcmp(s, python[i][0], n) == 0) {
             buf_puts(out, python[i][1]);
             return;
         }
-    if (!text && n > 0 && is_json(s, n))
+    if (n > 0 && is_json(s, n))
         buf_append(out, s, n);
     else
         buf_put_json_string(out, s, n);
@@ -110,14 +103,65 @@ static void strip_newlines(struct buf *b)
     if (b->len > 0 && b->data[0] == '\n') buf_consume(b, 1);
 }
 
+static void put_text_byte(struct reply_parser *p, char c)
+{
+    char escaped[8];
+    if (c == '"' || c == '\\')
+        snprintf(escaped, sizeof escaped, "\\%c", c);
+    else if (c == '\n')
+        snprintf(escaped, sizeof escaped, "\\n");
+    else if ((unsigned char)c < 0x20)
+        snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)c);
+    else
+        snprintf(escaped, sizeof escaped, "%c", c);
+    reply_call_arguments(p, escaped, strlen(escaped));
+}
+
+/* A byte of a string; the newlines of the tags are left out here. */
+static void text_byte(struct reply_parser *p, char c)
+{
+    bool first = !p->tag.begun;
+    p->tag.begun = true;
+    if (is_glm(p)) {
+        put_text_byte(p, c);
+        return;
+    }
+    if (first && c == '\n') return;
+    if (p->tag.newline) put_text_byte(p, '\n');
+    p->tag.newline = c == '\n';
+    if (c != '\n') put_text_byte(p, c);
+}
+
+static void begin_value(struct reply_parser *p)
+{
+    const char *type = schema_type(p);
+    struct buf out = {0};
+    buf_clear(&p->value);
+    p->tag.text = type != NULL && strcmp(type, "string") == 0;
+    p->tag.begun = p->tag.newline = false;
+    p->state = VALUE;
+    reply_enable(p, is_glm(p) ? BIT(ARG_VALUE_CLOSE) : BIT(PARAMETER_CLOSE));
+    if (!p->tag.text) return;
+    buf_puts(&out, p->any_value ? ", " : "{");
+    buf_put_json_string(&out, p->key.data, p->key.len);
+    buf_puts(&out, ": \"");
+    p->failed |= out.failed;
+    if (!out.failed) reply_call_arguments(p, out.data, out.len);
+    buf_free(&out);
+}
+
 static void end_value(struct reply_parser *p)
 {
     struct buf out = {0};
-    if (!is_glm(p)) strip_newlines(&p->value);
-    buf_puts(&out, p->any_value ? ", " : "{");
-    buf_put_json_string(&out, p->key.data, p->key.len);
-    buf_puts(&out, ": ");
-    put_value(p, &out);
+    if (p->tag.text) {
+        buf_putc(&out, '"');
+    } else {
+        if (!is_glm(p)) strip_newlines(&p->value);
+        buf_puts(&out, p->any_value ? ", " : "{");
+        buf_put_json_string(&out, p->key.data, p->key.len);
+        buf_puts(&out, ": ");
+        put_value(p, &out);
+    }
     p->failed |= out.failed;
     if (!out.failed) reply_call_arguments(p, out.data, out.len);
     buf_free(&out);
@@ -177,7 +221,10 @@ void reply_tags_byte(struct reply_parser *p, char c)
         if (p->key.len > LIMIT_TOOL_NAME_BYTES) reply_call_break(p);
         break;
     case VALUE: /* no longer than the call may be */
-        buf_putc(&p->value, c);
+        if (p->tag.text)
+            text_byte(p, c);
+        else
+            buf_putc(&p->value, c);
         break;
     default:
         if (!reply_is_space(c)) reply_call_break(p);

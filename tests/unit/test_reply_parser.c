@@ -312,6 +312,13 @@ static const struct row rows[] = {
     {"llama3_json", "none", "<|python_tag|>{\"name\": \"f\", \"parameters\": {}}", "[call]f{}",
      false},
     {"llama3_json", "none", "<|python_tag|>print(1)", "[C]<|python_tag|>print(1)", false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=\"a \"b\" c\\\", t=\"\") ",
+     "[call]f{\"s\": \"a \\\"b\\\" c\\\\\", \"t\": \"\"}", false},
+    {"llama3_json", "none", "<|python_tag|>now.call()", "[call]now{}", false},
+    {"llama3_json", "none", "<|python_tag|>g.call(s=\"a\")", "[C]<|python_tag|>g.call(s=\"a\")",
+     false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=1)", "[C]<|python_tag|>f.call(s=1)", false},
+    {"llama3_json", "none", "<|python_tag|>f.call(s=\"1", "[C]<|python_tag|>f.call(s=\"1", false},
     {"llama3_json", "none", "{\"answer\": 42}", "[C]{\"answer\": 42}", false},
     {"llama3_json", "none", "{\"name\": \"Ann\", \"parameters\": {}}",
      "[C]{\"name\": \"Ann\", \"parameters\": {}}", false},
@@ -354,7 +361,7 @@ static const struct row rows[] = {
      "<tool_call><function=now></function></tool_call><tool_call><function=f></function></tool_call>x",
      "[C]x[call]now{}[call]f{}", false},
     {"qwen3_coder", "none", "<tool_call>\n<function=f>\n<parameter=s>\nx",
-     "[C]<tool_call>\n<function=f>\n<parameter=s>\nx[broken]f", false},
+     "[C]<tool_call>\n<function=f>\n<parameter=s>\nx[broken]f{\"s\": \"x", false},
     {"qwen3_coder", "none", "<tool_call>\nf(1)\n</tool_call>", "[C]<tool_call>\nf(1)\n</tool_call>",
      false},
     {"qwen3_coder", "none", "<tool_call>\n</tool_call>", "[C]<tool_call>\n</tool_call>", false},
@@ -471,6 +478,30 @@ Test(reply_parser, arguments_leave_as_they_come)
     give(&p, reply + upto, strlen(reply) - upto);
     cr_expect(h.calls[0].ended, "before the end of the text");
     reply_parser_finish(&p);
+    reply_parser_deinit(&p);
+    forget(&h);
+    json_decref(tools);
+}
+
+Test(reply_parser, a_string_between_tags_leaves_as_it_comes)
+{
+    json_t *tools = json(tools_text);
+    struct reply_format f = format_named("qwen3_coder", "none");
+    struct heard h = {0};
+    struct reply_parser p;
+    const char *reply =
+        "<tool_call>\n<function=f>\n<parameter=s>\n\n\"a\"\t\\\n\nb\n\n</parameter>\n</function>\n</tool_call>";
+    reply_parser_init(&p, &f, tools, false, hear, &h);
+    size_t upto = (size_t)(strstr(reply, "b\n\n") - reply) + 3;
+    give(&p, reply, upto);
+    cr_expect_str_eq(text_of(&h.calls[0].arguments), "{\"s\": \"\\n\\\"a\\\"\\u0009\\\\\\n\\nb\\n",
+                     "%s", text_of(&h.calls[0].arguments));
+    give(&p, reply + upto, strlen(reply) - upto);
+    reply_parser_finish(&p);
+    cr_expect(h.calls[0].ended);
+    cr_expect_str_eq(text_of(&h.calls[0].arguments),
+                     "{\"s\": \"\\n\\\"a\\\"\\u0009\\\\\\n\\nb\\n\"}", "%s",
+                     text_of(&h.calls[0].arguments));
     reply_parser_deinit(&p);
     forget(&h);
     json_decref(tools);
@@ -847,6 +878,45 @@ Test(reply_parser, what_a_familys_template_writes_is_read_back, .timeout = 120)
     cr_expect_eq(n_found, sizeof families / sizeof families[0]);
     json_decref(templates);
     json_decref(tools);
+}
+
+Test(reply_parser, llamas_built_in_tools_are_read_back)
+{
+    json_t *
+        templates = shared("templates.json"),
+       *tools = json(tools_text), *variables = json("{\"builtin_tools\": [\"f\"]}"),
+       *messages = json(
+           "[{\"role\":\"user\",\"content\":\"Go\"},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"function\":"
+           "{\"name\":\"f\",\"arguments\":{\"s\":\"Z\u00fcrich 'now'\",\"t\":\"12\"}}}]}]");
+    for (size_t k = 0; k < json_array_size(templates); k++) {
+        const json_t *row = json_array_get(templates, k),
+                     *source = json_object_get(row, "template");
+        if (strcmp(string_at(row, "name"), "llama-3.1") != 0) continue;
+        struct chat_template *t = NULL;
+        struct reply_format f;
+        struct err why;
+        struct buf all = {0};
+        cr_assert_eq(
+            chat_template_parse(json_string_value(source), json_string_length(source), &t, &why),
+            ERR_OK);
+        cr_assert_eq(reply_format_find(t, NULL, NULL, NULL, &f, &why), ERR_OK);
+        struct chat_template_input in = {
+            .messages = messages, .tools = tools, .variables = variables};
+        in.now = (struct tm){.tm_mday = 1, .tm_year = 126};
+        cr_assert_eq(chat_template_render(t, &in, &all, NULL, &why), ERR_OK, "%s", why.text);
+        char *reply = strstr(all.data, "<|python_tag|>"), *end = strstr(all.data, "<|eom_id|>");
+        cr_assert(reply != NULL && end != NULL, "%s", all.data);
+        *end = '\0';
+        char *got = read_reply(&f, tools, false, reply);
+        cr_expect_str_eq(got, "[call]f{\"s\": \"Z\xc3\xbcrich 'now'\", \"t\": \"12\"}");
+        mem_free(got);
+        buf_free(&all);
+        chat_template_close(t);
+    }
+    json_decref(templates);
+    json_decref(tools);
+    json_decref(variables);
+    json_decref(messages);
 }
 
 Test(reply_format, parsers_are_chosen_by_name_or_refused)
