@@ -42,8 +42,9 @@ static int make_prompts(struct job *j)
     j->prompts = mem_zalloc_array(j->n_prompts, sizeof *j->prompts);
     if (j->prompts == NULL) return no_memory(&j->fault);
     if (chat) {
-        int status = prompt_from_messages(&j->api->cfg.model, j->request.messages,
-                                          &j->prompts[0].ids, &j->fault);
+        int status =
+            prompt_from_messages(&j->api->cfg.model, j->request.messages,
+                                 j->request.template_kwargs, &j->prompts[0].ids, &j->fault);
         return status != 0 ? status : check_length(j, j->prompts[0].ids.len);
     }
     for (uint32_t i = 0; i < j->n_prompts; i++) {

@@ -114,10 +114,12 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
     return rc;
 }
 
-static enum err_code render(const struct chat_template *t, const json_t *messages, struct buf *text,
-                            struct buf *taint, struct err *why)
+static enum err_code render(const struct chat_template *t, const json_t *messages,
+                            const json_t *variables, struct buf *text, struct buf *taint,
+                            struct err *why)
 {
-    struct chat_template_input in = {.messages = messages, .add_generation_prompt = true};
+    struct chat_template_input in = {
+        .messages = messages, .variables = variables, .add_generation_prompt = true};
     time_t now = (time_t)clock_unix_seconds();
     if (localtime_r(&now, &in.now) == NULL) in.now = (struct tm){.tm_mday = 1, .tm_year = 100};
     return chat_template_render(t, &in, text, taint, why);
@@ -136,14 +138,14 @@ static int check_ids(const struct generation_model *model, const char *param, co
 }
 
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
-                         struct ids *out, struct fault *why)
+                         const json_t *variables, struct ids *out, struct fault *why)
 {
     if (model->chat_template == NULL)
         return fault_set(why, 400, "no_chat_template", "messages",
                          "the model '%.150s' has no chat template; use /v1/completions", model->id);
     struct buf text = {0}, taint = {0};
     struct err e;
-    enum err_code rc = render(model->chat_template, messages, &text, &taint, &e);
+    enum err_code rc = render(model->chat_template, messages, variables, &text, &taint, &e);
     /* What a template raises, it raises about the messages. */
     int status = 0;
     if (rc == ERR_INVALID)

@@ -9,9 +9,9 @@
 #include "coordinator/text/ids.h"
 
 /* A conversation, through the model's template. Text that came from the request never becomes a control token, even
- * where it spells one. Answers 0 or a status. */
+ * where it spells one. variables: an object of further variables of the template, or NULL. Answers 0 or a status. */
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
-                         struct ids *out, struct fault *why);
+                         const json_t *variables, struct ids *out, struct fault *why);
 
 /* A raw prompt: control tokens spelled out in it count, as OpenAI's completions have it; bos as the tokenizer's files
  * say, when asked for. */

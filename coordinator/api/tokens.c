@@ -27,8 +27,10 @@ static int encode(const struct api *a, const json_t *body, struct ids *ids, stru
                  *prompt = json_object_get(body, "prompt");
     if (messages != NULL) {
         json_t *checked = NULL;
-        int status = request_messages(messages, &checked, why);
-        if (status == 0) status = prompt_from_messages(&a->cfg.model, checked, ids, why);
+        const json_t *kwargs;
+        int status = request_template_kwargs(body, &kwargs, why);
+        if (status == 0) status = request_messages(messages, &checked, why);
+        if (status == 0) status = prompt_from_messages(&a->cfg.model, checked, kwargs, ids, why);
         json_decref(checked);
         return status;
     }

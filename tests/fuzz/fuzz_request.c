@@ -61,7 +61,7 @@ static int check_chat(const struct request *r)
 {
     struct ids ids = {0};
     struct fault why;
-    int status = prompt_from_messages(&model, r->messages, &ids, &why);
+    int status = prompt_from_messages(&model, r->messages, r->template_kwargs, &ids, &why);
     if (status == 0) {
         size_t n_control = 0;
         for (size_t i = 0; i < ids.len; i++)
