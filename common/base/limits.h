@@ -14,7 +14,7 @@
 #define LIMIT_INDEX_JSON_BYTES         (64u << 20) /* DeepSeek-V3's index: 9 MiB */
 #define LIMIT_TOKENIZER_JSON_BYTES     (128u << 20)
 #define LIMIT_TOKENIZER_REGEX_BYTES    (64u << 10) /* DeepSeek's longest: 1 KiB */
-#define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match */
+#define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match, and 4 for each byte of the text */
 #define LIMIT_TOKENIZER_REGEX_HEAP_KIB (64u << 10)
 #define LIMIT_ADDED_TOKEN_BYTES        4096u
 #define LIMIT_SCORED_TOKEN_BYTES       1024u /* every way to cut one is tried at load; the longest have 48 */

@@ -43,7 +43,8 @@ static int make_prompts(struct job *j)
     if (j->prompts == NULL) return no_memory(&j->fault);
     if (chat) {
         int status = prompt_from_messages(&j->api->cfg.model, j->request.messages, j->request.tools,
-                                          &j->prompts[0].ids, &j->thinking, &j->fault);
+                                          j->request.template_kwargs, &j->prompts[0].ids,
+                                          &j->thinking, &j->fault);
         return status != 0 ? status : check_length(j, j->prompts[0].ids.len);
     }
     for (uint32_t i = 0; i < j->n_prompts; i++) {

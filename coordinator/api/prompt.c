@@ -117,11 +117,11 @@ enum err_code prompt_encode_tainted(const struct tokenizer *t, const char *text,
 }
 
 static enum err_code render(const struct generation_model *model, const json_t *messages,
-                            const json_t *tools, struct buf *text, struct buf *taint,
-                            struct err *why)
+                            const json_t *tools, const json_t *variables, struct buf *text,
+                            struct buf *taint, struct err *why)
 {
     struct chat_template_input in = {
-        .messages = messages, .tools = tools, .add_generation_prompt = true};
+        .messages = messages, .tools = tools, .variables = variables, .add_generation_prompt = true};
     json_t *history = NULL, *offered = NULL;
     if (model->reply_format != NULL) {
         enum err_code rc = reply_format_history(model->reply_format, messages, &history, why);
@@ -180,7 +180,8 @@ static int check_history(const struct generation_model *model, const json_t *mes
 }
 
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
-                         const json_t *tools, struct ids *out, bool *thinking, struct fault *why)
+                         const json_t *tools, const json_t *variables, struct ids *out,
+                         bool *thinking, struct fault *why)
 {
     if (model->chat_template == NULL)
         return fault_set(why, 400, "no_chat_template", "messages",
@@ -189,7 +190,7 @@ int prompt_from_messages(const struct generation_model *model, const json_t *mes
     if (status != 0) return status;
     struct buf text = {0}, taint = {0};
     struct err e;
-    enum err_code rc = render(model, messages, tools, &text, &taint, &e);
+    enum err_code rc = render(model, messages, tools, variables, &text, &taint, &e);
     /* What a template raises, it raises about the messages. */
     if (rc == ERR_INVALID)
         status = fault_set(why, 400, "invalid_value", "messages", "%.500s", e.text);

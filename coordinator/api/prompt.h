@@ -9,10 +9,11 @@
 #include "coordinator/text/ids.h"
 
 /* A conversation, through the model's template. Text that came from the request never becomes a control token, even
- * where it spells one. tools: those offered, or NULL. *thinking (may be NULL): the template left the model inside its
- * reasoning. Answers 0 or a status. */
+ * where it spells one. tools: those offered, or NULL. variables: an object of further variables of the template, or NULL.
+ * *thinking (may be NULL): the template left the model inside its reasoning. Answers 0 or a status. */
 int prompt_from_messages(const struct generation_model *model, const json_t *messages,
-                         const json_t *tools, struct ids *out, bool *thinking, struct fault *why);
+                         const json_t *tools, const json_t *variables, struct ids *out,
+                         bool *thinking, struct fault *why);
 
 /* A raw prompt: control tokens spelled out in it count, as OpenAI's completions have it; bos as the tokenizer's files
  * say, when asked for. */

@@ -262,6 +262,8 @@ int request_from_object(enum request_kind kind, json_t *body, const struct gener
     if (status == 0) status = take_bool(b, "return_token_ids", &out->return_token_ids, why);
     if (status != 0) return status;
     if (kind == REQUEST_CHAT) status = request_tools(b, model, out, why);
+    if (status == 0 && kind == REQUEST_CHAT)
+        status = request_template_kwargs(b, &out->template_kwargs, why);
     if (status != 0) return status;
     if (kind == REQUEST_CHAT)
         return request_messages(json_object_get(b, "messages"), &out->messages, why);

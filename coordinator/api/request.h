@@ -35,6 +35,7 @@ struct request {
     json_t *messages;               /* chat: every content is a string */
     const json_t *tools;            /* chat: those the model may call; NULL: none */
     bool one_call;                  /* parallel_tool_calls: false */
+    const json_t *template_kwargs;  /* chat: an object of further variables of the template, or NULL */
     struct request_prompt *prompts; /* completions */
     uint32_t n_prompts;
     bool has_max_tokens;
@@ -77,6 +78,8 @@ struct generation_spec request_spec(const struct request *r, const struct genera
 /* A body that must be a JSON object. Gives a reference. */
 int request_body_object(const char *body, size_t n, json_t **out, struct fault *why);
 int request_messages(const json_t *given, json_t **out, struct fault *why);
+/* chat_template_kwargs of a body; borrowed, NULL if there are none. */
+int request_template_kwargs(const json_t *body, const json_t **out, struct fault *why);
 int request_prompts(const json_t *given, const struct generation_model *model, struct request *out,
                     struct fault *why);
 /* tools, tool_choice, parallel_tool_calls. */

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/check.h"
 #include "common/base/mem.h"
 #include "coordinator/api/request.h"
 
@@ -195,5 +196,24 @@ int request_prompts(const json_t *given, const struct generation_model *model, s
             one_prompt(json_array_get(given, i), param, model->vocab, &out->prompts[i], why);
         if (status != 0) return status;
     }
+    return 0;
+}
+
+int request_template_kwargs(const json_t *body, const json_t **out, struct fault *why)
+{
+    static const char name[] = "chat_template_kwargs";
+    /* What the template has from the rest of the request, or from the model's own files. */
+    static const char *const taken[] = {"messages", "tools", "add_generation_prompt", "bos_token",
+                                        "eos_token"};
+    const json_t *v = json_object_get(body, name);
+    *out = NULL;
+    if (v == NULL || json_is_null(v)) return 0;
+    if (!json_is_object(v))
+        return fault_set(why, 400, "invalid_type", name, "%s must be an object", name);
+    for (size_t i = 0; i < ARRAY_LEN(taken); i++)
+        if (json_object_get(v, taken[i]) != NULL)
+            return fault_set(why, 400, "invalid_value", name,
+                             "%s has '%s', which is not set that way", name, taken[i]);
+    *out = v;
     return 0;
 }

@@ -43,7 +43,7 @@ static const struct {
     {"include_stop_str_in_output", BOTH, FALSE},
     {"skip_special_tokens", BOTH, TRUE},
     {"chat_template", CHAT, EMPTY},
-    {"chat_template_kwargs", CHAT, EMPTY},
+    {"chat_template_kwargs", COMPLETION, EMPTY},
     {"continue_final_message", CHAT, FALSE},
     {"add_generation_prompt", CHAT, TRUE},
     {"documents", CHAT, EMPTY},

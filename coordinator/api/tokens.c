@@ -28,10 +28,12 @@ static int encode(const struct api *a, const json_t *body, struct ids *ids, stru
     if (messages != NULL) {
         json_t *checked = NULL;
         struct request r = {.kind = REQUEST_CHAT}; /* its tools are the body's */
+        const json_t *kwargs = NULL;
         int status = request_tools(body, &a->cfg.model, &r, why);
+        if (status == 0) status = request_template_kwargs(body, &kwargs, why);
         if (status == 0) status = request_messages(messages, &checked, why);
         if (status == 0)
-            status = prompt_from_messages(&a->cfg.model, checked, r.tools, ids, NULL, why);
+            status = prompt_from_messages(&a->cfg.model, checked, r.tools, kwargs, ids, NULL, why);
         json_decref(checked);
         return status;
     }

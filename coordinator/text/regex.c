@@ -211,7 +211,6 @@ enum err_code regex_work_open(struct regex_work **out, struct err *why)
         regex_work_close(w);
         return err_nomem(why, "regular expression");
     }
-    pcre2_set_match_limit(w->context, LIMIT_TOKENIZER_REGEX_STEPS);
     pcre2_set_heap_limit(w->context, LIMIT_TOKENIZER_REGEX_HEAP_KIB);
     *out = w;
     return ERR_OK;
@@ -255,6 +254,9 @@ enum err_code regex_find(const struct regex *r, struct regex_work *w, const char
         *found = find_trailing_space(text, n, from, start, end);
         return ERR_OK;
     }
+    /* Giving back a run of spaces one by one is a step for each: what is linear must pass for any length. */
+    uint64_t steps = LIMIT_TOKENIZER_REGEX_STEPS + 4 * (uint64_t)(n - from);
+    pcre2_set_match_limit(w->context, steps > UINT32_MAX ? UINT32_MAX : (uint32_t)steps);
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
     int k = r->jit ? pcre2_jit_match(r->code, subject, n, from, 0, w->data, w->context)
                    : PCRE2_ERROR_JIT_STACKLIMIT;

@@ -67,7 +67,8 @@ static int check_chat(const struct request *r)
     struct ids ids = {0};
     struct fault why;
     bool thinking = false;
-    int status = prompt_from_messages(&model, r->messages, r->tools, &ids, &thinking, &why);
+    int status = prompt_from_messages(&model, r->messages, r->tools, r->template_kwargs, &ids,
+                                      &thinking, &why);
     FUZZ_CHECK(!thinking, "the template opens no reasoning");
     if (status == 0) {
         size_t n_control = 0;

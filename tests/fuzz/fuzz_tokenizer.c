@@ -1,7 +1,8 @@
 /* Any tokenizer.json, then after lines "----" a tokenizer_config.json and a text: a tokenizer that opens encodes every
  * text to ids that it has, and decodes them to UTF-8. */
 // links: text
-// covers: coordinator/text/tokenizer.c coordinator/text/vocab.c coordinator/text/bpe.c coordinator/text/added_tokens.c
+// covers: coordinator/text/tokenizer.c coordinator/text/tokenizer_json.c coordinator/text/vocab.c coordinator/text/bpe.c
+// covers: coordinator/text/bpe_merges.c coordinator/text/unigram.c coordinator/text/precompiled.c coordinator/text/added_tokens.c
 // covers: coordinator/text/normalizer.c coordinator/text/pretokenizer.c coordinator/text/post_processor.c
 // covers: coordinator/text/token_decoder.c coordinator/text/tok_json.c coordinator/text/regex.c coordinator/text/unicode.c
 // max_len: 8192

@@ -25,7 +25,7 @@ def ask_prompts(c, expected, tensors, exact, name):
         ids, key = p["ids"], p["key"]
         if f"{key}.logits" not in tensors:
             continue
-        greedy = tensors[f"{key}.greedy"][1]
+        greedy = list(tensors[f"{key}.greedy"][1])
         answer = c.complete(prompt=ids, max_tokens=len(greedy), temperature=0, echo=True, logprobs=20, ignore_eos=True, return_token_ids=True)
         choice = answer["choices"][0]
         assert choice["prompt_token_ids"] == ids
@@ -73,7 +73,7 @@ def test_gguf_models_over_http_on_three_nodes():
         plain = name.split("-0000")[0]
         tensors = read_safetensors(folder / f"{plain}.expected.safetensors")
         keys = sorted({k.split(".")[0] for k in tensors})
-        prompts = [{"key": k, "ids": tensors[f"{k}.ids"][1]} for k in keys]
+        prompts = [{"key": k, "ids": list(tensors[f"{k}.ids"][1])} for k in keys]
         exact = name.endswith("-f32") and "gpt_oss" not in name
         with Cluster(folder / f"{name}.gguf", nodes=3) as c:
             errors = ask_prompts(c, {"prompts": prompts}, tensors, exact, name)

@@ -139,6 +139,70 @@ Test(openai, control_tokens_in_user_text_stay_text)
     api_fixture_stop(&f);
 }
 
+Test(openai, chat_template_kwargs_reach_the_template_as_the_users_text)
+{
+    static const char source[] =
+        "<|im_start|>{{ messages[0].content }}{% if enable_thinking is false %} still"
+        "{% endif %}{{ note }}<|im_end|>";
+    static const struct {
+        const char *kwargs, *prompt;
+    } cases[] = {
+        {"", "<|im_start|>Hi<|im_end|>"},
+        {",\"chat_template_kwargs\":null", "<|im_start|>Hi<|im_end|>"},
+        {",\"chat_template_kwargs\":{\"enable_thinking\":false}", "<|im_start|>Hi still<|im_end|>"},
+        {",\"chat_template_kwargs\":{\"enable_thinking\":true,\"other\":[1]}",
+         "<|im_start|>Hi<|im_end|>"},
+        {",\"chat_template_kwargs\":{\"note\":\"<|im_end|>\"}",
+         "<|im_start|>Hi<|im_end|><|im_end|>"},
+    };
+    struct api_fixture f;
+    struct chat_template *own = NULL;
+    struct err why;
+    api_fixture_init(&f, "Once upon");
+    cr_assert_eq(chat_template_parse(source, sizeof source - 1, &own, &why), ERR_OK, "%s",
+                 why.text);
+    f.cfg.model.chat_template = own;
+    api_fixture_start(&f);
+    int32_t end = tokenizer_find(f.cfg.model.tokenizer, "<|im_end|>", 10);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char body[300];
+        struct buf text = {0};
+        snprintf(body, sizeof body, "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]%s}",
+                 cases[i].kwargs);
+        json_decref(post(&f, CHAT, body, 200));
+        int ends = 0;
+        for (uint32_t k = 0; k < f.fake.n_last_prompt; k++)
+            ends += f.fake.last_prompt[k] == end;
+        cr_expect_eq(ends, 1, "case %zu: the template's own", i);
+        tokenizer_decode(f.cfg.model.tokenizer, f.fake.last_prompt, f.fake.n_last_prompt, false,
+                         &text, NULL);
+        cr_expect_str_eq(text.data, cases[i].prompt);
+        buf_free(&text);
+    }
+    static const char *const refused[] = {"[]",
+                                          "7",
+                                          "\"x\"",
+                                          "{\"messages\":[]}",
+                                          "{\"tools\":[]}",
+                                          "{\"add_generation_prompt\":false}",
+                                          "{\"bos_token\":\"\"}"};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        char body[300];
+        snprintf(
+            body, sizeof body,
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"chat_template_kwargs\":%s}",
+            refused[i]);
+        json_t *reply = post(&f, CHAT, body, 400);
+        cr_expect_str_eq(
+            json_string_value(json_object_get(json_object_get(reply, "error"), "param")),
+            "chat_template_kwargs");
+        json_decref(reply);
+    }
+    json_decref(post(&f, COMP, "{\"prompt\":\"x\",\"chat_template_kwargs\":{\"a\":1}}", 400));
+    api_fixture_stop(&f);
+    chat_template_close(own);
+}
+
 Test(openai, only_the_templates_own_bytes_make_control_tokens)
 {
     struct tokenizer *t;

@@ -216,7 +216,7 @@ Test(tokenizer, t5_equals_the_official_library)
 
 /* ---- The tiny models ---------------------------------------------------------------------------- */
 
-/* Each prompt's ids are the beginning of its text's; a lone one is its text's last. */
+/* Each prompt's ids are the beginning of its text's; a lone one is its text's last, and so is an eos (of an encoder). */
 static void check_prompts(const char *dir)
 {
     char path[4096];
@@ -232,13 +232,15 @@ static void check_prompts(const char *dir)
     for (size_t i = 0; i < json_array_size(prompts); i++) {
         const json_t *p = json_array_get(prompts, i), *text = json_object_get(p, "text");
         read_ids(json_object_get(p, "ids"), &want);
-        cr_assert_eq(tokenizer_encode(t, json_string_value(text), json_string_length(text),
-                                      want.len == 1 ? TOKENIZER_ADD_NONE : TOKENIZER_ADD_CONFIG,
-                                      TOKENIZER_PARSE_SPECIAL, &got, &why),
-                     ERR_OK, "%s", why.text);
+        bool eos = want.len > 0 && want.data[want.len - 1] == tokenizer_eos(t);
+        cr_assert_eq(
+            tokenizer_encode(t, json_string_value(text), json_string_length(text),
+                             want.len == 1 && !eos ? TOKENIZER_ADD_NONE : TOKENIZER_ADD_CONFIG,
+                             TOKENIZER_PARSE_SPECIAL, &got, &why),
+            ERR_OK, "%s", why.text);
         cr_assert(got.len >= want.len, "%s: prompt %zu has %zu ids, should have %zu", dir, i,
                   got.len, want.len);
-        if (want.len == 1) got.data[0] = got.data[got.len - 1];
+        if (want.len == 1 || eos) got.data[want.len - 1] = got.data[got.len - 1];
         got.len = want.len;
         cr_expect(same_ids(&want, &got), "%s: ids of prompt %zu differ", dir, i);
     }
@@ -253,6 +255,49 @@ Test(tokenizer, tiny_models_equal_the_official_library)
     check_prompts(TEST_DATA "/models/tiny-mixtral");
     check_prompts(TEST_DATA "/models/tiny-qwen3_moe");
     check_prompts(TEST_DATA "/models/tiny-olmoe");
+}
+
+Test(tokenizer, every_familys_tiny_model_equals_the_official_library)
+{
+    static const char *const names[] = {
+        "deepseek",  "deepseek_v2", "deepseek_v2-lite", "deepseek_v3",    "deepseek_v3-fp8",
+        "glm4_moe",  "gpt_oss",     "granitemoe",       "grok-1",         "llama",
+        "llama4",    "mixtral",     "mixtral-bf16",     "olmoe",          "phimoe",
+        "qwen2_moe", "qwen3",       "qwen3_moe",        "qwen3_moe-bf16", "switch_transformers"};
+    const char *root = getenv("MOESAIC_SHARED");
+    shared();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[4096];
+        snprintf(path, sizeof path, "%s/models/tiny-%s",
+                 root != NULL ? root : PROJECT_ROOT "/../shared", names[i]);
+        check_prompts(path);
+    }
+}
+
+/* llama.cpp's own vectors, for the vocabularies that are here as tokenizer.json. */
+Test(tokenizer, llama3_and_qwen3_give_the_ids_of_llama_cpp)
+{
+    static const char *const names[][2] = {{"llama3", "llama-bpe"}, {"qwen3", "qwen2"}};
+    json_t *vectors = read_cases("gguf", "vectors.json");
+    struct ids want = {0}, got = {0};
+    struct err why;
+    for (int k = 0; k < 2; k++) {
+        struct tokenizer *t = open_shared(names[k][0]);
+        const json_t *cases = json_object_get(vectors, names[k][1]);
+        cr_expect_gt(json_array_size(cases), 40);
+        for (size_t i = 0; i < json_array_size(cases); i++) {
+            const json_t *c = json_array_get(cases, i), *text = json_object_get(c, "text");
+            read_ids(json_object_get(c, "ids"), &want);
+            cr_assert_eq(tokenizer_encode(t, json_string_value(text), json_string_length(text),
+                                          TOKENIZER_ADD_NONE, TOKENIZER_PARSE_SPECIAL, &got, &why),
+                         ERR_OK, "%s", why.text);
+            cr_expect(same_ids(&want, &got), "%s: '%s'", names[k][1], json_string_value(text));
+        }
+        tokenizer_close(t);
+    }
+    ids_free(&want);
+    ids_free(&got);
+    json_decref(vectors);
 }
 
 Test(tokenizer, the_demonstration_model_equals_the_official_library)
@@ -376,34 +421,58 @@ Test(tokenizer, deepseek_v3_gets_its_bos_from_the_config)
     tokenizer_close(t);
 }
 
-Test(tokenizer, long_runs_take_linear_time)
+/* Quadratic behavior would need hours for these; the bound is loose for slow machines. */
+static void check_runs(const struct tokenizer *t, const char *name, size_t n)
 {
-    /* Quadratic behavior would need hours for these; the bound is loose for slow machines. */
-    static const char *const names[] = {"mixtral", "deepseek_v2"};
-    static const char *const runs[] = {"a", " ", "\n ", "\xCC\x81\xCC\xA3"};
-    size_t n = 1000000;
+    static const char *const runs[] = {"a", " ", "\n ", "\xCC\x81\xCC\xA3", "\xE4\xB8\xAD",
+                                       "1", "!"};
     char *text = malloc(n + 1);
     struct ids ids = {0};
     struct err why;
-    for (int k = 0; k < 2; k++) {
-        struct tokenizer *t = open_shared(names[k]);
-        for (int r = 0; r < 4; r++) {
-            size_t len = strlen(runs[r]);
-            for (size_t i = 0; i < n; i++)
-                text[i] = runs[r][i % len];
-            text[n] = 'x';
-            struct timespec a, b;
-            clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
-            cr_assert_eq(tokenizer_encode(t, text, n + 1, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL,
-                                          &ids, &why),
-                         ERR_OK, "%s", why.text);
-            clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
-            cr_expect_lt(b.tv_sec - a.tv_sec, 8, "%s, run %d", names[k], r);
-        }
-        tokenizer_close(t);
+    for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
+        size_t len = strlen(runs[r]);
+        for (size_t i = 0; i < n; i++)
+            text[i] = runs[r][i % len];
+        text[n] = 'x';
+        struct timespec a, b;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
+        cr_assert_eq(
+            tokenizer_encode(t, text, n + 1, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &ids, &why),
+            ERR_OK, "%s", why.text);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
+        cr_expect_lt(b.tv_sec - a.tv_sec, 8, "%s, run %zu", name, r);
     }
     ids_free(&ids);
     free(text);
+}
+
+Test(tokenizer, long_runs_take_linear_time)
+{
+    static const char *const names[] = {"mixtral", "deepseek_v2", "deepseek_v3", "qwen3",
+                                        "gpt_oss", "llama3",      "olmoe",       "t5"};
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        struct tokenizer *t = open_shared(names[k]);
+        check_runs(t, names[k], 300000);
+        tokenizer_close(t);
+    }
+}
+
+/* More characters than a match may backtrack in a short text: the spaces are given back one by one. */
+Test(tokenizer, ten_megabytes_of_one_character_are_a_text_like_any_other)
+{
+    struct tokenizer *t;
+    struct ids ids = {0};
+    struct err why;
+    size_t n = LIMIT_TOKENIZER_REGEX_STEPS + 1000;
+    char *text = malloc(n);
+    cr_assert_eq(tokenizer_open(TEST_DATA "/models/tiny-qwen3_moe", &t, &why), ERR_OK, "%s",
+                 why.text);
+    memset(text, ' ', n);
+    cr_expect_eq(tokenizer_encode(t, text, n, TOKENIZER_ADD_NONE, TOKENIZER_NO_SPECIAL, &ids, &why),
+                 ERR_OK, "%s", why.text);
+    ids_free(&ids);
+    free(text);
+    tokenizer_close(t);
 }
 
 /* ---- Files that are wrong ------------------------------------------------------------------------ */
