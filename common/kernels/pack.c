@@ -268,13 +268,3 @@ void packed_clear_padding(const struct packed *w)
         memset(panel + from, 0, end - from);
     }
 }
-
-size_t matmul_scratch_bytes(const struct packed *w, uint32_t m)
-{
-    /* bf16: room for the rows as f32 and, if the weights are bf16 too, one panel as f32. Q8: a whole number per
-     * block of a row. */
-    if (w->input == ROW_F32) return 0;
-    const size_t words = (size_t)m * (w->input == ROW_Q8 ? w->k / QUANTS : w->k);
-    return (words * 4 + PANEL_LINE - 1) / PANEL_LINE * PANEL_LINE +
-           (w->format == DTYPE_BF16 ? (size_t)w->k * PANEL_LINE : 0);
-}
