@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/modelfile/weights.h"
+#include "common/tensor/panel.h"
 
 /* Panels per packing task: enough work to be worth a task, few enough that the leader can pump between them. */
 #define PACK_TASK_BYTES (256u << 10)
@@ -16,28 +18,20 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
                    quantize_names());
 }
 
-/* The rows that a matrix of native type t takes, whatever its panels are. */
-static enum row_format input_of(enum dtype t)
+/* The rows that a matrix held as `dtype` takes. Of floats only those that travel are rounded to bf16: what experts take, here
+ * or on a node. All others stay f32: the kernels compute in f32 anyway, and the router, which decides, sees less noise. */
+static enum row_format input_of(enum weight_role role, const struct tensor *t, enum dtype dtype)
 {
-    switch (t) {
-    case DTYPE_F32:
-        return ROW_F32;
-    case DTYPE_F16:
-    case DTYPE_BF16:
-    case DTYPE_F8_E4M3:
-        return ROW_BF16;
-    default:
-        return ROW_Q8;
-    }
+    if (dtype_block(dtype) != 1) return ROW_Q8;
+    const bool travels = role == W_EXPERT_GATE || role == W_EXPERT_UP;
+    return travels && t->dtype != DTYPE_F32 ? ROW_BF16 : ROW_F32;
 }
 
-enum err_code matrix_shape_as(const struct tensor *t, enum dtype dtype, uint32_t n, uint32_t k,
-                              struct packed *out, struct err *why)
+enum err_code matrix_shape_as(const struct tensor *t, enum weight_role role, enum dtype dtype,
+                              uint32_t n, uint32_t k, struct packed *out, struct err *why)
 {
-    /* Numbers of fewer bits that are held as F32 take what floats of fewer bits take. */
-    const enum row_format input =
-        dtype == DTYPE_F32 && t->dtype != DTYPE_F32 ? ROW_BF16 : input_of(dtype);
-    if (dtype >= DTYPE_N_NATIVE || !packed_shape(panel_dtype(dtype, k), input, n, k, out))
+    if (dtype >= DTYPE_N_NATIVE ||
+        !packed_shape(panel_dtype(dtype, k), input_of(role, t, dtype), n, k, out))
         return err_set(why, ERR_UNSUPPORTED, "tensor '%s': %s of shape [%u, %u] cannot be packed",
                        t->name, dtype_name(t->dtype), n, k);
     return ERR_OK;
@@ -47,12 +41,9 @@ enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum q
                            struct packed *out, struct err *why)
 {
     assert(t->n_dims == 2 && t->dims[0] <= UINT32_MAX && t->dims[1] <= UINT32_MAX);
-    const bool router = role == W_ROUTER; /* it reads F32 rows */
-    enum err_code rc =
-        matrix_shape_as(t, router ? DTYPE_F32 : plan_dtype(role, t, quantize),
-                        (uint32_t)t->dims[0], (uint32_t)t->dims[1], out, why);
-    if (rc == ERR_OK && router) out->input = ROW_F32;
-    return rc;
+    const bool router = weight_class(role) == CLASS_ROUTER;
+    return matrix_shape_as(t, role, router ? DTYPE_F32 : plan_dtype(role, t, quantize),
+                           (uint32_t)t->dims[0], (uint32_t)t->dims[1], out, why);
 }
 
 struct pack_job {

@@ -15,8 +15,8 @@ enum err_code matrix_quantize_parse(const char *quantize, enum quantize *out, st
 enum err_code matrix_shape(const struct tensor *t, enum weight_role role, enum quantize quantize,
                            struct packed *out, struct err *why);
 /* The same for [n, k] numbers that come from a tensor in another shape, to be packed as `dtype`. */
-enum err_code matrix_shape_as(const struct tensor *t, enum dtype dtype, uint32_t n, uint32_t k,
-                              struct packed *out, struct err *why);
+enum err_code matrix_shape_as(const struct tensor *t, enum weight_role role, enum dtype dtype,
+                              uint32_t n, uint32_t k, struct packed *out, struct err *why);
 
 /* Pack rows [first_row, first_row + w->n) of `t`, taken as a matrix, into w->data, panels in parallel; the pages of the file
  * that hold them are dropped. EXHAUSTED: no memory for rows that do not stand in the file as they are packed. */

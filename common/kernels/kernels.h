@@ -36,7 +36,7 @@ size_t row_scale_bytes(enum row_format f, uint32_t k); /* of one row: K/32*4 for
 /* ---- packed weights --------------------------------------------------------------------------- */
 
 /* W [N, K] in panels of 16 output features (pack.c). `format` is a native type, `input` the rows it takes:
- * F32 takes ROW_F32 or, where it holds 16-bit numbers, ROW_BF16; F16, BF16 and F8_E4M3 ROW_BF16; block formats ROW_Q8. */
+ * F32, F16, BF16 and F8_E4M3 take ROW_F32 or ROW_BF16, block formats ROW_Q8. */
 struct packed {
     enum dtype format;
     enum row_format input;

@@ -16,14 +16,13 @@ size_t unpacked_panel_bytes(enum dtype t, uint32_t k)
 
 size_t matmul_rows_bytes(const struct packed *w, uint32_t m)
 {
-    size_t words = (size_t)m * w->k;
+    size_t words = w->input == ROW_F32 ? 0 : (size_t)m * w->k; /* f32 rows are taken as they are */
     if (w->input == ROW_Q8) words = words / QUANTS * (w->format == DTYPE_Q6_K ? 2 : 1);
     return (words * 4 + PANEL_LINE - 1) / PANEL_LINE * PANEL_LINE;
 }
 
 size_t matmul_scratch_bytes(const struct packed *w, uint32_t m)
 {
-    if (w->input == ROW_F32) return 0;
     const size_t rows = matmul_rows_bytes(w, m);
     if (w->format == DTYPE_F32 || w->format == DTYPE_Q8_0) return rows; /* never unpacked */
     return rows + 2 * unpacked_panel_bytes(w->format, w->k < UNPACK_K ? w->k : UNPACK_K);

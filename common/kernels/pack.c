@@ -51,11 +51,10 @@ static bool takes(enum dtype format, enum row_format input)
 {
     switch (format) {
     case DTYPE_F32:
-        return input == ROW_F32 || input == ROW_BF16;
     case DTYPE_F16:
     case DTYPE_BF16:
     case DTYPE_F8_E4M3:
-        return input == ROW_BF16;
+        return input == ROW_F32 || input == ROW_BF16;
     default:
         return input == ROW_Q8;
     }

@@ -95,7 +95,7 @@ const char *model_file_dtype_text(const struct model_file *f,
  * `quantize` ("none", "q8_0"), NUMERICS_VERSION and WIRE_PROFILE; of a single file the tensor table (names, dtypes,
  * shapes) and its size; of shards the bytes of the index and the dtype of the experts, which a machine that has only some
  * of the shards knows too. */
-#define NUMERICS_VERSION        1u
+#define NUMERICS_VERSION        2u
 #define WIRE_PROFILE            1u
 #define MODEL_FILE_DIGEST_CHARS 33u
 void model_file_digest(const struct model_file *f, const char *quantize,

@@ -103,14 +103,15 @@ static void load_latent(struct loader *ld, uint32_t l)
         struct packed *k = &ld->m->layers[l].latent_keys[h];
         struct packed *v = &ld->m->layers[l].latent_values[h];
         const uint64_t first = h * (uint64_t)(mla->nope + hp->value_dim);
-        ld->rc = matrix_shape_as(keys, key_dtype, mla->kv_rank, mla->nope, k, ld->why);
+        ld->rc = matrix_shape_as(keys, W_K_B, key_dtype, mla->kv_rank, mla->nope, k, ld->why);
         if (both != NULL)
             pack_transposed(ld, k, keys, first);
         else
             pack(ld, k, keys, (uint64_t)h * mla->kv_rank);
         if (ld->rc == ERR_OK)
             ld->rc =
-                matrix_shape_as(values, value_dtype, hp->value_dim, mla->kv_rank, v, ld->why);
+                matrix_shape_as(values, W_V_B, value_dtype, hp->value_dim, mla->kv_rank, v,
+                                     ld->why);
         pack(ld, v, values, both != NULL ? first + mla->nope : (uint64_t)h * hp->value_dim);
     }
 }
