@@ -17,8 +17,9 @@
 #define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match, and 4 for each byte of the text */
 #define LIMIT_TOKENIZER_REGEX_HEAP_KIB (64u << 10)
 #define LIMIT_ADDED_TOKEN_BYTES        4096u
-#define LIMIT_SCORED_TOKEN_BYTES       1024u /* every way to cut one is tried at load; the longest have 48 */
-#define LIMIT_TOKENIZER_OPS            64u /* steps in one of a tokenizer's chains */
+#define LIMIT_SCORED_TOKEN_BYTES                                                                   \
+    1024u                       /* every way to cut one is tried at load; the longest have 48 */
+#define LIMIT_TOKENIZER_OPS 64u /* steps in one of a tokenizer's chains */
 /* What a chain may make of n bytes; NFKC makes at most 11 of one, and a Replace of the file any number. */
 #define LIMIT_TOKENIZER_GROWN(n) ((size_t)256 + 32 * (size_t)(n))
 #define LIMIT_ENCODE_BYTES       (1u << 30) /* one text; positions are 32 bits wide */

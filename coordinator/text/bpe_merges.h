@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/buf.h"
 #include "common/base/err.h"
 #include "common/base/json.h"
 #include "coordinator/text/text_view.h"
@@ -21,6 +22,11 @@ struct bpe_merges { /* zero-initialized is empty */
     size_t n, cap;
 };
 void bpe_merges_deinit(struct bpe_merges *m);
+enum err_code bpe_merges_push(struct bpe_merges *m, struct bpe_merge merge, struct err *why);
+/* The merge of two texts; `joined` is scratch. */
+enum err_code bpe_merges_push_ranked(struct bpe_merges *m, struct text_view left,
+                                     struct text_view right, size_t rank, const struct vocab *vocab,
+                                     struct buf *joined, struct err *why);
 
 /* tokenizer.json: an array of "a b" or ["a", "b"] (tokens may hold spaces), best first. CORRUPT with the number of the
  * merge, EXHAUSTED; so the next one too. */

@@ -12,6 +12,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "coordinator/text/chat_template.h"
+#include "coordinator/text/vocab_source.h"
 #include "tests/fuzz/fuzz.h"
 
 void fuzz_init(void) {}
@@ -20,6 +21,18 @@ static enum err_code open_template(const uint8_t *source, size_t n, const uint8_
                                    size_t n_config, struct chat_template **out, struct err *why)
 {
     if (n_config == 0) return chat_template_parse((const char *)source, n, out, why);
+    if (config[0] == '#') { /* a GGUF file's, whose bos and eos are the bytes that follow */
+        struct vocab_source s = VOCAB_SOURCE_NONE;
+        struct text_view tokens[2] = {{(const char *)config + 1, n_config - 1}, {"</s>", 4}};
+        s.name = "fuzz";
+        s.tokens = tokens;
+        s.n_tokens = 2;
+        s.bos = 0;
+        s.eos = 1;
+        s.padding = 7;
+        if (n > 0) s.chat_template = (struct text_view){(const char *)source, n};
+        return chat_template_open_vocab(&s, out, why);
+    }
     /* Without a source the template is the config's; "-" is no config either. */
     fuzz_put_file("tokenizer_config.json", config[0] == '-' ? NULL : config, n_config);
     fuzz_put_file("chat_template.jinja", n > 0 ? source : NULL, n);

@@ -2,8 +2,8 @@
  * text), merges, a charsmap, a chat template, and a text. What opens encodes every text to ids that it has, decodes
  * them to UTF-8, and makes no control token of a user's text but the unknown one. */
 // links: text
-// covers: coordinator/text/tokenizer_vocab.c coordinator/text/vocab_pre.c coordinator/text/bpe_merges.c
-// covers: coordinator/text/unigram.c coordinator/text/precompiled.c
+// covers: coordinator/text/tokenizer_vocab.c coordinator/text/vocab_pre.c coordinator/text/bpe_merges_gguf.c
+// covers: coordinator/text/unigram.c
 // max_len: 4096
 #include <stdlib.h>
 #include <string.h>
@@ -147,8 +147,10 @@ static int check_template(const struct vocab_source *s)
 int fuzz_one(const uint8_t *data, size_t n)
 {
     struct text_view parts[5];
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
         parts[i].data = (const char *)fuzz_part(&data, &n, &parts[i].n);
+        parts[i].n -= parts[i].n > 0 && parts[i].data[parts[i].n - 1] == '\n';
+    }
     struct vocab_source s = VOCAB_SOURCE_NONE;
     s.name = "fuzz";
     s.tokens = tokens;

@@ -1,6 +1,6 @@
 /* Models in GGUF files, as the reference converter and quantizer wrote them, against what the official implementation
  * computes from their dequantized weights (the README beside them). F32 files: absolute tolerances, experts and greedy
- * tokens exactly. 16-bit files: rounding the input of a product to bf16 may cost 2 % of the logits' spread. The files are not
+ * tokens exactly. 16-bit files: rounding what experts take and give, and the cache, may cost 2 % of the logits' spread. The files are not
  * in this repository: $MOESAIC_SHARED/models/gguf. */
 // links: model
 #include <criterion/criterion.h>
@@ -14,9 +14,12 @@
 
 /* What one file is allowed. */
 struct allowed {
-    double rms_per_std; /* of logits */
+    double rms_per_std; /* of the logits of all prompts */
     bool exact;         /* experts and greedy tokens */
-    const char *prompts[5];
+};
+
+struct sums {
+    double error, sum, square, n;
 };
 
 struct seen {
@@ -41,8 +44,14 @@ static void see_routed(void *ctx, const struct one_process *o, uint32_t layer)
     mem_free(ids);
 }
 
+static double rms_per_std(const struct sums *s)
+{
+    double mean = s->sum / s->n;
+    return sqrt(s->error / s->n) / sqrt(s->square / s->n - mean * mean);
+}
+
 static void check_prompt(struct one_process *o, const struct expected *x, const char *file,
-                         const char *prompt, const struct allowed *a)
+                         const char *prompt, const struct allowed *a, struct sums *all)
 {
     const uint32_t vocab = model_hparams(o->model)->vocab;
     uint64_t dims[2], n, n_rows, n_greedy;
@@ -59,17 +68,17 @@ static void check_prompt(struct one_process *o, const struct expected *x, const 
     o->used_blocks = 0;
     struct one_sequence s = one_sequence(o, (uint32_t)(n + n_greedy));
     one_feed(o, &s, ids, (uint32_t)n, true, &(struct one_observer){see_routed, NULL, &seen});
-    double error = 0, sum = 0, square = 0;
+    struct sums own = {.n = (double)(n_rows * vocab)};
     for (uint64_t i = 0; i < n_rows; i++)
         for (uint32_t v = 0; v < vocab; v++) {
             double want = (double)logits[i * vocab + v];
             double d = (double)model_pass_logits(o->pass, (uint32_t)rows[i])[v] - want;
-            error += d * d;
-            sum += want;
-            square += want * want;
+            own.error += d * d;
+            own.sum += want;
+            own.square += want * want;
         }
-    double count = (double)(n_rows * vocab), mean = sum / count;
-    double ratio = sqrt(error / count) / sqrt(square / count - mean * mean);
+    all->error += own.error, all->sum += own.sum, all->square += own.square, all->n += own.n;
+    double ratio = rms_per_std(&own);
     int32_t decoded[64];
     one_greedy(o, &s, (uint32_t)n - 1, decoded, (uint32_t)n_greedy);
     uint32_t same = 0;
@@ -78,7 +87,6 @@ static void check_prompt(struct one_process *o, const struct expected *x, const 
     printf("gguf %-34s %s: logits RMS / std %.2e, %u of %u rows chose other experts, greedy agrees "
            "for %u of %u\n",
            file, prompt, ratio, seen.others, seen.choices, same, (uint32_t)n_greedy);
-    cr_expect_leq(ratio, a->rms_per_std, "%s %s: %g of the logits' spread", file, prompt, ratio);
     if (a->exact) {
         cr_expect_eq(seen.others, 0u, "%s %s", file, prompt);
         cr_expect_eq(same, n_greedy, "%s %s: greedy tokens differ", file, prompt);
@@ -100,17 +108,25 @@ static void check(const char *name, const char *file, const struct allowed *a)
     expected_open_file(&x, expected);
     one_open(&o, &(struct one_cfg){.path = path, .threads = 2, .max_rows = 96, .n_blocks = 8});
     const char *const prompts[] = {"p0", "p1", "p2", "d0"};
+    struct sums all = {0};
     for (size_t i = 0; i < 4; i++)
-        check_prompt(&o, &x, name, prompts[i], a);
+        check_prompt(&o, &x, name, prompts[i], a, &all);
+    cr_expect_leq(rms_per_std(&all), a->rms_per_std, "%s: %g of the logits' spread", name,
+                  rms_per_std(&all));
     one_close(&o);
     expected_close(&x);
 }
 
+/* Rounding moves Phi-3.5-MoE over an edge of sparsemixer now and then: the official implementation, run in bf16 on the
+ * same weights, is off by 0.43 of logits that spread by 2.08 (tools/add_bf16_error.py beside the tiny models). */
+#define PHIMOE_BF16 (0.4315 / 2.085)
+
 static void check_float(const char *name, bool f32)
 {
+    double most = f32 ? 2e-5 : strstr(name, "phimoe") != NULL ? PHIMOE_BF16 : 0.02;
     char file[128];
     snprintf(file, sizeof file, "%s.gguf", name);
-    check(name, file, &(struct allowed){.rms_per_std = f32 ? 2e-5 : 0.02, .exact = f32});
+    check(name, file, &(struct allowed){.rms_per_std = most, .exact = f32});
 }
 
 Test(gguf_models, in_f32_they_are_the_official_models)
@@ -144,7 +160,7 @@ Test(gguf_models, in_blocks_they_are_as_near_as_blocks_allow)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char file[128];
         snprintf(file, sizeof file, "%s.gguf", names[i]);
-        check(names[i], file, &(struct allowed){.rms_per_std = 0.3});
+        check(names[i], file, &(struct allowed){.rms_per_std = 0.05});
     }
 }
 

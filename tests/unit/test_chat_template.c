@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/base/json.h"
@@ -396,11 +397,30 @@ Test(chat_template, a_model_folder_gives_template_and_trusted_tokens)
         buf_free(&taint);
         put_file(dir, "chat_template.jinja", "J{{ eos_token }}\n");
     }
-    json_decref(messages);
-    const char *files[] = {"tokenizer_config.json", "chat_template.jinja"};
+    /* With tools: the config's "tool_use", then the one of a file of its own. */
+    snprintf(path, sizeof path, "%s/additional_chat_templates", dir);
+    cr_assert_eq(mkdir(path, 0700), 0);
+    json_t *tools = json_pack("[s]", "t");
+    in.tools = tools;
+    const char *with_tools[] = {"no", "own t"};
     for (int i = 0; i < 2; i++) {
+        struct buf out = {0};
+        cr_assert_eq(chat_template_open(dir, &t, &why), ERR_OK, "%s", why.text);
+        cr_assert_eq(chat_template_render(t, &in, &out, NULL, &why), ERR_OK, "%s", why.text);
+        cr_expect_str_eq(out.data, with_tools[i]);
+        chat_template_close(t);
+        buf_free(&out);
+        put_file(dir, "additional_chat_templates/tool_use.jinja", "own {{ tools[0] }}");
+    }
+    json_decref(tools);
+    json_decref(messages);
+    const char *files[] = {"additional_chat_templates/tool_use.jinja", "tokenizer_config.json",
+                           "chat_template.jinja"};
+    for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, files[i]);
         unlink(path);
     }
+    snprintf(path, sizeof path, "%s/additional_chat_templates", dir);
+    rmdir(path);
     rmdir(dir);
 }
