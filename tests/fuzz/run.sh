@@ -6,6 +6,7 @@
 # Wants them built (tests/README.md says how). What a run finds is in build-fuzz/found: crash-*, timeout-*, oom-* and the
 # log of that target. The inputs that reached something new stay in build-fuzz/corpus for the next run.
 # Environment: MOESAIC_FUZZ_BIN  the folder of the targets (default build-fuzz/fuzz)
+#              MOESAIC_FUZZ_TIMEOUT  seconds for one input by the clock (default 20; more where others use the machine)
 #              MOESAIC_FUZZ_SEED the number that libFuzzer's choices come from (default 1; 0: another one each time)
 # Ends with "N passed, N failed"; exit code 0: nothing was found.
 set -u
@@ -40,7 +41,7 @@ fuzz_one() { # NOUN: one line; leaves NOUN.failed behind when something was foun
     [ -f "$root/tests/fuzz/dict/$noun.dict" ] && extra+=("-dict=$root/tests/fuzz/dict/$noun.dict")
     mkdir -p "$work/corpus/$noun" "$scratch/$noun"
     TMPDIR=$scratch/$noun LLVM_PROFILE_FILE=/dev/null "$bin/fuzz_$noun" -max_total_time="$seconds" -max_len="$max_len" \
-        -timeout=20 -rss_limit_mb=2048 -seed="${MOESAIC_FUZZ_SEED:-1}" -print_final_stats=1 -artifact_prefix="$work/found/$noun-" \
+        -timeout="${MOESAIC_FUZZ_TIMEOUT:-20}" -rss_limit_mb=2048 -seed="${MOESAIC_FUZZ_SEED:-1}" -print_final_stats=1 -artifact_prefix="$work/found/$noun-" \
         "${extra[@]}" "$work/corpus/$noun" "$root/tests/fuzz/seeds/$noun" >"$log" 2>&1 || rc=$?
     local runs
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

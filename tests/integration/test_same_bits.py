@@ -9,6 +9,7 @@ logprobs of prompt and output with nine digits, which tell any two floats apart.
 
 MOESAIC_BIN_AVX512: a folder of programs built with -DMOESAIC_EMULATE_AVX512=ON. On a CPU without AVX-512 the clusters that
 have to do with it are of these."""
+import concurrent.futures
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from cluster import BIN, DATA, Cluster, Stream, make_model, run_tests, together,
 N_PROMPT, N_OUTPUT = 125, 8  # from the second block of keys and values into the third while decoding
 BLOCK = 64
 CTX = 256
+AT_ONCE = 2  # clusters; each waits much for its own processes
 EMULATED = pathlib.Path(os.environ.get("MOESAIC_BIN_AVX512", BIN))
 
 AXES = {
@@ -167,9 +169,11 @@ def answer(c, ask):
 class Counts:
     """What must have happened somewhere in the table, or it proved less than it says."""
 
-    def __init__(self):
-        self.clusters = self.answers = self.replayed = self.preempted = self.cut = self.restarts = 0
-        self.densest, self.sparsest = 0.0, 1e9
+    def __init__(self, parts=()):
+        self.clusters, self.answers, self.replayed, self.preempted, self.cut = (
+            sum(getattr(p, name) for p in parts) for name in ("clusters", "answers", "replayed", "preempted", "cut"))
+        self.densest = max((p.densest for p in parts), default=0.0)
+        self.sparsest = min((p.sparsest for p in parts), default=1e9)
 
     def multiplications(self, c):
         for n in c.facts["nodes"]:
@@ -206,7 +210,9 @@ def kill_one(c):
     os.kill(c.facts["nodes"][busy[0]]["pid"], signal.SIGKILL)
 
 
-def check(row, want, models, cpus, counts):
+def check(row, want, models, cpus):
+    """One cluster, and what happened on it."""
+    counts = Counts()
     programs = cpus[list(cpus)[-1] if row["kernels"] == "mixed" else row["kernels"]]
     with Cluster(models.path(row["model"], row["storage"]), *options(row, cpus), nodes=row["nodes"], env=environment(row, models),
                  programs=programs) as c:
@@ -235,8 +241,8 @@ def check(row, want, models, cpus, counts):
         engine = c.cluster()["engine"]
         counts.replayed += engine["rows_replayed"]
         counts.preempted += engine["preemptions"]
-        counts.restarts += row["fault"] == "killed"
         counts.clusters += 1
+    return counts
 
 
 def table(cpus):
@@ -256,20 +262,28 @@ def test_the_table_contains_every_possible_pair():
 
 def test_same_bits_over_every_pair():
     cpus = programs_by_kernels()
-    axes, counts, wants = table(cpus), Counts(), {}
+    axes = table(cpus)
     missing = [k for k in AXES["kernels"] if k not in axes["kernels"]]
     rows = covering(axes)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         models = Models(folder)
-        for row in rows:
-            key = row["model"], row["storage"]
-            if key not in wants:
-                one = dict(row, nodes=0, seed=1, replicas=1, chunk=256, threads=1, kernels="ref", cache="roomy", fault="none")
-                with Cluster(models.path(*key), *options(one, cpus), nodes=0) as c:
-                    wants[key] = [answer(c, a) for a in asks()]
-                assert len(set(wants[key])) == 3
-            check(row, wants[key], models, cpus, counts)
-    n = counts
+        keys = {(row["model"], row["storage"]): row for row in rows}
+        for key in keys:
+            models.path(*key)
+
+        def alone(key):
+            one = dict(keys[key], nodes=0, seed=1, replicas=1, chunk=256, threads=1, kernels="ref", cache="roomy", fault="none")
+            with Cluster(models.path(*key), *options(one, cpus), nodes=0) as c:
+                return [answer(c, a) for a in asks()]
+
+        try:
+            wants = dict(zip(keys, pool.map(alone, keys)))
+            for want in wants.values():
+                assert len(set(want)) == 3, "three requests, and not three answers"
+            n = Counts(list(pool.map(lambda row: check(row, wants[row["model"], row["storage"]], models, cpus), rows)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     print(f"  {n.clusters} clusters, {n.answers} answers equal; kernels {', '.join(cpus)}{' (not on this CPU: ' + ', '.join(missing) + ')' if missing else ''}; "
           f"{n.replayed} rows replayed, {n.preempted} preemptions, work cut into pieces on {n.cut}, "
           f"{n.sparsest:.1f} to {n.densest:.1f} rows per multiplication")
