@@ -5,6 +5,8 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "tests/support/one_process.h"
 
@@ -36,8 +38,18 @@ static const struct {
     {"tiny-qwen3", NULL},
     {"tiny-deepseek_v3", "q8_0"},
     {"tiny-llama4", "q8_0"},
+    {"tiny-deepseek_v3-fp8", NULL},
+    {"tiny-gpt_oss", NULL},
+    {"tiny-mixtral", "q4_0"},
+    {"tiny-deepseek_v2", "mxfp4"},
     {"dense-layer-qwen3_moe", NULL},
     {"dense-layer-qwen3_moe", "q8_0"},
+    /* Others' files: left out where they are not there. */
+    {"tiny-mixtral-q4_0.gguf", NULL},
+    {"tiny-llama-f16.gguf", NULL},
+    {"tiny-deepseek_v2-q8_0.gguf", NULL},
+    {"tiny-qwen3_moe-k-q4_k_m.gguf", NULL}, /* Q4_K, Q6_K */
+    {"tiny-qwen3_moe-k-q3_k_m.gguf", NULL}, /* Q3_K as Q6_K, Q4_K, Q5_K */
 };
 
 static void prompt(uint32_t seed, uint32_t vocab, int32_t ids[TOKENS])
@@ -49,10 +61,34 @@ static void prompt(uint32_t seed, uint32_t vocab, int32_t ids[TOKENS])
     }
 }
 
+/* Of others' files only when they are there: MOESAIC_REQUIRE_SHARED=1 makes their absence a failure. */
+static bool model_path(size_t model, char *out, size_t cap)
+{
+    if (strstr(models[model].name, ".gguf") == NULL) {
+        snprintf(out, cap, "%s/models/%s", TEST_DATA, models[model].name);
+        return true;
+    }
+    const char *root = getenv("MOESAIC_SHARED"), *required = getenv("MOESAIC_REQUIRE_SHARED");
+    snprintf(out, cap, "%s/models/gguf/%s", root ? root : PROJECT_ROOT "/../shared",
+             models[model].name);
+    bool there = access(out, R_OK) == 0;
+    cr_assert(there || required == NULL || strcmp(required, "1") != 0, "%s is missing", out);
+    return there;
+}
+
+static uint32_t count_models(void)
+{
+    char path[1024];
+    uint32_t n = sizeof models / sizeof models[0];
+    while (!model_path(n - 1, path, sizeof path))
+        n--;
+    return n;
+}
+
 static void open_model(struct one_process *o, size_t model, const char *kernels, unsigned threads)
 {
     char dir[1024];
-    snprintf(dir, sizeof dir, "%s/models/%s", TEST_DATA, models[model].name);
+    cr_assert(model_path(model, dir, sizeof dir));
     one_open(o, &(struct one_cfg){.path = dir,
                                   .quantize = models[model].quantize,
                                   .kernels = kernels,
@@ -92,7 +128,7 @@ static void expect_same(size_t model, const float *want, size_t n, const char *k
 
 Test(same_bits, however_a_prompt_is_cut)
 {
-    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+    for (size_t m = 0; m < count_models(); m++) {
         size_t n;
         float *want = run(m, NULL, 1, TOKENS, &n);
         expect_same(m, want, n, NULL, 1, 1);
@@ -104,7 +140,7 @@ Test(same_bits, however_a_prompt_is_cut)
 
 Test(same_bits, on_one_thread_or_two)
 {
-    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+    for (size_t m = 0; m < count_models(); m++) {
         size_t n;
         float *want = run(m, NULL, 1, TOKENS, &n);
         expect_same(m, want, n, NULL, 2, TOKENS);
@@ -115,7 +151,7 @@ Test(same_bits, on_one_thread_or_two)
 
 Test(same_bits, on_every_instruction_set)
 {
-    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+    for (size_t m = 0; m < count_models(); m++) {
         size_t n;
         float *want = run(m, "ref", 2, 64, &n);
         for (uint32_t i = 0; kernels_variant(i) != NULL; i++) {
@@ -173,7 +209,7 @@ static void run_among_others(struct one_process *o, const int32_t *ids, float *l
 
 Test(same_bits, alone_or_among_seven_others)
 {
-    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+    for (size_t m = 0; m < count_models(); m++) {
         size_t n;
         float *want = run(m, NULL, 1, TOKENS, &n);
         float *got = mem_zalloc_array(n, sizeof *got);
@@ -194,7 +230,7 @@ Test(same_bits, alone_or_among_seven_others)
 /* A row that is not finite is marked with its layer and disturbs nobody: the others keep their bits. */
 Test(same_bits, beside_a_row_that_is_not_finite)
 {
-    for (size_t m = 0; m < sizeof models / sizeof models[0]; m++) {
+    for (size_t m = 0; m < count_models(); m++) {
         struct one_process o;
         open_model(&o, m, NULL, 2);
         const struct hparams *hp = model_hparams(o.model);

@@ -29,8 +29,8 @@ AT_ONCE = 2  # clusters; each waits much for its own processes
 EMULATED = pathlib.Path(os.environ.get("MOESAIC_BIN_AVX512", BIN))
 
 AXES = {
-    "model": ["mixtral", "olmoe", "qwen3_moe", "generated"],
-    "storage": ["f32", "bf16", "q8_0"],
+    "model": ["mixtral", "olmoe", "qwen3_moe", "generated", "deepseek_v3", "gpt_oss", "llama4", "phimoe"],
+    "storage": ["f32", "bf16", "q8_0", "q4_0", "mxfp4"],
     "nodes": [0, 1, 2, 3, 5],
     "seed": [1, 2, 3, 4, 5],
     "replicas": [1, 2],
@@ -141,8 +141,12 @@ class Models:
     def block_bytes(self, model, storage):
         """Keys and values of one block of positions, all layers."""
         c = json.loads((self.path(model, storage) / "config.json").read_text())
-        width = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-        return BLOCK * c["num_hidden_layers"] * 2 * c["num_key_value_heads"] * width * (4 if storage == "f32" else 2)
+        c = c.get("text_config", c)
+        if "kv_lora_rank" in c:
+            width = c["kv_lora_rank"] + c["qk_rope_head_dim"]
+        else:
+            width = 2 * c["num_key_value_heads"] * c.get("head_dim", c["hidden_size"] // c["num_attention_heads"])
+        return BLOCK * c["num_hidden_layers"] * width * (4 if storage == "f32" else 2)
 
 
 def asks():
@@ -188,8 +192,8 @@ def options(row, cpus):
     o = ["--ctx", CTX, "--chunk", row["chunk"], "--threads", row["threads"], "--replicas", row["replicas"]]
     if row["nodes"] > 0:
         o += ["--placement-seed", row["seed"]]
-    if row["storage"] == "q8_0":
-        o += ["--quantize", "q8_0"]
+    if row["storage"] not in ("f32", "bf16"):
+        o += ["--quantize", row["storage"]]
     if row["kernels"] == "mixed":
         o += ["--node-cpu", ",".join(itertools.islice(itertools.cycle(cpus), row["nodes"]))]
     else:
