@@ -18,7 +18,7 @@ def bench(*args, **kw):
 
 
 def test_kernels_are_compared_with_the_machine():
-    done = bench("kernels", "--outputs", 32, "--inputs", 64, "--pieces", 1, "--json")
+    done = bench("kernels", "--outputs", 32, "--inputs", 256, "--pieces", 1, "--json")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)
     assert [(p["format"], p["rows"]) for p in d["products"]] == [(f, r) for f in ("q8_0", "bf16", "f32") for r in (1, 4, 8, 16, 64)]
@@ -54,13 +54,13 @@ def test_a_generated_model_is_removed_when_interrupted():
 
 def test_nonsense_is_refused_by_name():
     for args, code, word in ((["model", "--shape", "gpt-9"], 1, "olmoe-1b-7b"),
-                             (["model", "--shape", "olmoe-1b-7b,hidden=33"], 1, "multiple of 32"),
+                             (["model", "--shape", "olmoe-1b-7b,hidden=33"], 1, "multiple of 256"),
                              (["model", "--shape", "olmoe-1b-7b,top_k=64,experts=8"], 1, "more than experts 8"),
                              (["model", "--shape", "olmoe-1b-7b,colour=1"], 1, "colour"),
                              (["model", "--nodes", "1,x"], 2, "--nodes"),
                              (["model", "--model", "/nowhere"], 1, "/nowhere"),
                              (["model", "--model", "a", "--make", "b"], 2, "--make"),
-                             (["kernels", "--inputs", "33"], 2, "multiple of 32"),
+                             (["kernels", "--inputs", "33"], 2, "multiple of 256"),
                              (["no-such-part"], 2, "wire")):
         done = bench(*args)
         assert done.returncode == code and word in done.stderr, (args, done.returncode, done.stderr)

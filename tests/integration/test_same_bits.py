@@ -85,7 +85,7 @@ def covering(axes):
 def programs_by_kernels():
     """ref, avx2, ... -> the programs that have them here: what their `moesaic bench kernels` accepts."""
     def accepts(programs, k):
-        return subprocess.run([programs / "moesaic", "bench", "kernels", "--cpu", k, "--outputs", "16", "--inputs", "32", "--pieces", "1"],
+        return subprocess.run([programs / "moesaic", "bench", "kernels", "--cpu", k, "--outputs", "16", "--inputs", "256", "--pieces", "1"],
                               capture_output=True, timeout=60).returncode == 0
     found = {k: next((p for p in (BIN, EMULATED) if accepts(p, k)), None) for k in ("ref", "avx2", "avx512")}
     return {k: p for k, p in found.items() if p}
