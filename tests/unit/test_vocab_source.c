@@ -69,6 +69,7 @@ struct owned {
     struct text_view *tokens, *merges;
     int32_t *types;
     float *scores;
+    size_t cap; /* of the three, where they grow */
 };
 
 static void owned_free(struct owned *o)
@@ -204,9 +205,12 @@ static struct owned read_gguf(const char *path)
 static void grow_tokens(struct owned *o, size_t id)
 {
     if (id < o->s.n_tokens) return;
-    o->tokens = realloc(o->tokens, (id + 1) * sizeof *o->tokens);
-    o->types = realloc(o->types, (id + 1) * sizeof *o->types);
-    o->scores = realloc(o->scores, (id + 1) * sizeof *o->scores);
+    if (id >= o->cap) {
+        o->cap = 2 * id + 64;
+        o->tokens = realloc(o->tokens, o->cap * sizeof *o->tokens);
+        o->types = realloc(o->types, o->cap * sizeof *o->types);
+        o->scores = realloc(o->scores, o->cap * sizeof *o->scores);
+    }
     for (size_t i = o->s.n_tokens; i <= id; i++) {
         o->tokens[i] = (struct text_view){NULL, 0};
         o->types[i] = VOCAB_TYPE_NORMAL;
@@ -529,8 +533,7 @@ static void check_prompts(const struct tokenizer *t, const char *what, const jso
 static void compare(const struct tokenizer *a, const struct tokenizer *b, const char *what)
 {
     static const char *const texts[] = {
-        "The king  asked\n\nfor 1234 \xC3\xA9"
-        "e\xCC\x81 \xE4\xB8\xAD\xE6\x96\x87 waters!",
+        "The king  asked\n\nfor 1234 \xC3\xA9\x65\xCC\x81 \xE4\xB8\xAD\xE6\x96\x87 waters!",
         "  it's <|im_start|>user\n <s>x</s> <|user|>\n Hi<|end|>\n\n<unk> <think>\n", "", " ",
         "\xFF\xFE \xF0\x9F\x98\x80"};
     struct ids x = {0}, y = {0};
