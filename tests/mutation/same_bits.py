@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Does the same-bits test see what it is there for? One fault per axis is planted, each must turn it red.
 
-    tests/mutation/same_bits.py [--list] [WORD...]          only faults whose name has one of the words
+    tests/mutation/same_bits.py [--list] [--check] [WORD...]          only faults whose name has one of the words
 
 Each fault is what somebody might write by mistake or for speed: an answer then depends on something that a cluster may do. The
 tree is copied once, each fault is built into the copy and taken out again, tests/integration/test_same_bits.py runs on it.
-Ends with "N passed, N failed"; a fault that stays green is a failure. Some six minutes on two cores. Standard library only.
+Ends with "N passed, N failed"; a fault that stays green is a failure. Some six minutes on two cores. `--check` plants nothing: it
+says whether each fault still finds its place, which the default test run asks for, as code moves. Standard library only.
 """
 import os
 import pathlib
@@ -22,7 +23,7 @@ TEST = "tests/integration/test_same_bits.py"
 FAULTS = {
     "nodes: results are combined in the order of their arrival": [
         ("coordinator/model/pass.c", "static void combine_row(", "unsigned planted_arrival[1 << 20];\nstatic void combine_row("),
-        ("coordinator/model/pass.c", "    for (size_t i = row * top_k; i < (row + 1) * top_k; i++) {\n        if (p->m->reply_bf16)",
+        ("coordinator/model/pass.c", "    for (size_t i = row * top_k; i < (row + 1) * top_k; i++) {\n",
          """    size_t order[64];
     for (size_t n = 0; n < top_k; n++) {
         size_t at = n, slot = row * top_k + n;
@@ -32,9 +33,9 @@ FAULTS = {
     }
     for (size_t n = 0; n < top_k; n++) {
         size_t i = order[n];
-        if (p->m->reply_bf16)"""),
-        ("coordinator/drivers/node_driver.c", "static bool on_result(void *ctx",
-         "extern unsigned planted_arrival[];\nstatic unsigned planted_clock;\n\nstatic bool on_result(void *ctx"),
+"""),
+        ("coordinator/drivers/node_driver.c", "static enum err_code on_result(void *ctx",
+         "extern unsigned planted_arrival[];\nstatic unsigned planted_clock;\n\nstatic enum err_code on_result(void *ctx"),
         ("coordinator/drivers/node_driver.c", "    for (uint32_t i = 0; i < s->n_entries; i++)\n        rpc_message_tensor_copy(m, i",
          "    planted_clock++;\n    for (uint32_t i = 0; i < s->n_entries; i++)\n        planted_arrival[s->result_slot[i]] = planted_clock;\n"
          "    for (uint32_t i = 0; i < s->n_entries; i++)\n        rpc_message_tensor_copy(m, i")],
@@ -60,13 +61,8 @@ FAULTS = {
     "pieces: rows of steps that wait together are taken from the first of them": [
         ("expert_node/batcher.c", "base = batch->row_base[i];", "base = batch->row_base[i] * 0;")],
     "threads: a helper adds a row's experts backwards": [
-        ("coordinator/model/pass.c", "    (void)worker;\n    const struct stage *st = ctx;\n    struct model_pass *p = st->p;\n"
-         "    const struct kernels *k = p->m->kernels;\n    const size_t d = p->m->hp->hidden, top_k",
-         "    const struct stage *st = ctx;\n    struct model_pass *p = st->p;\n"
-         "    const struct kernels *k = p->m->kernels;\n    const size_t d = p->m->hp->hidden, top_k"),
-        ("coordinator/model/pass.c", "    for (size_t i = row * top_k; i < (row + 1) * top_k; i++) {\n        if (p->m->reply_bf16)",
-         "    for (size_t n = 0; n < top_k; n++) {\n        size_t i = row * top_k + (worker > 0 ? top_k - 1 - n : n);\n"
-         "        if (p->m->reply_bf16)")],
+        ("coordinator/model/pass.c", "    for (size_t i = row * top_k; i < (row + 1) * top_k; i++) {\n",
+         "    for (size_t n = 0; n < top_k; n++) {\n        size_t i = row * top_k + (worker > 0 ? top_k - 1 - n : n);\n")],
     "kernels: one fused step unfused": [
         ("common/kernels/vector_avx2.c", "                         _mm256_fmadd_ps(a, _mm256_loadu_ps(y + i), _mm256_loadu_ps(acc + i)));",
          "                         _mm256_add_ps(_mm256_mul_ps(a, _mm256_loadu_ps(y + i)), _mm256_loadu_ps(acc + i)));")],
@@ -103,16 +99,37 @@ def build(tree):
     return None if done.returncode == 0 else done.stdout[-1500:]
 
 
-def plant(tree, edits):
-    """The files' texts as they were."""
-    before = {}
+def faulty(tree, edits):
+    """name -> text of the files with the fault in them."""
+    after = {}
     for name, old, new in edits:
-        text = (tree / name).read_text()
-        before.setdefault(name, text)
+        text = after.get(name) or (tree / name).read_text()
         if text.count(old) != 1:
             raise RuntimeError(f"{name} has {text.count(old)} times: {old}")
-        (tree / name).write_text(text.replace(old, new))
+        after[name] = text.replace(old, new)
+    return after
+
+
+def plant(tree, edits):
+    """The files' texts as they were."""
+    after = faulty(tree, edits)
+    before = {name: (tree / name).read_text() for name in after}
+    for name, text in after.items():
+        (tree / name).write_text(text)
     return before
+
+
+def check(chosen):
+    """Does each fault find its place? Nothing is built."""
+    bad = []
+    for name, edits in chosen.items():
+        try:
+            faulty(ROOT, edits)
+        except (OSError, RuntimeError) as e:
+            bad.append(name)
+            print(f"  FAILED  {name}: {e}")
+    print(f"{len(chosen) - len(bad)} passed, {len(bad)} failed")
+    return 1 if bad else 0
 
 
 def try_fault(tree, name, edits):
@@ -143,6 +160,8 @@ def main():
     if "--list" in sys.argv:
         print("\n".join(chosen))
         return 0
+    if "--check" in sys.argv:
+        return check(chosen)
     with tempfile.TemporaryDirectory(prefix="moesaic-faults-") as folder:
         tree = pathlib.Path(folder)
         copy_tree(tree)
