@@ -16,6 +16,7 @@
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtepi32_ps
 #undef _mm512_mask_storeu_ps
+#undef _mm512_maskz_loadu_ps
 
 #define _mm512_cvtph_ps(v)                                                                         \
     simde_mm512_insertf32x8(                                                                       \
@@ -41,5 +42,14 @@ static inline void emulate_mask_storeu_ps(float *out, unsigned mask, simde__m512
         if (mask >> i & 1) out[i] = from[i];
 }
 #define _mm512_mask_storeu_ps(out, mask, v) emulate_mask_storeu_ps(out, mask, v)
+
+static inline simde__m512 emulate_maskz_loadu_ps(unsigned mask, const float *from)
+{
+    float to[16] = {0};
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) to[i] = from[i];
+    return simde_mm512_loadu_ps(to);
+}
+#define _mm512_maskz_loadu_ps(mask, from) emulate_maskz_loadu_ps(mask, from)
 
 #endif
