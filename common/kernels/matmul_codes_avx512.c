@@ -10,6 +10,13 @@
 #define DIRECT_ROWS 16u /* up to here panels are not unpacked */
 #define TILE_ROWS   8
 
+/* What the intrinsics take. */
+#if defined(__clang__)
+typedef unsigned shift_count;
+#else
+typedef int shift_count;
+#endif
+
 ALWAYS_INLINE __m512i codes_avx512(const int kind, const uint8_t *quants, const int g)
 {
     if (kind == DTYPE_Q8_0 || is_unpacked(kind))
@@ -22,15 +29,15 @@ ALWAYS_INLINE __m512i codes_avx512(const int kind, const uint8_t *quants, const 
             _mm512_set4_epi32(0x00040608, 0x090a0b0c, 0x18141210, 0x0f0e0d0c), v);
     if (block_lines(kind) == 5) {
         __m512i bits = _mm512_load_si512((const void *)(quants + 256));
-        bits = g < 4 ? _mm512_slli_epi16(bits, (uint32_t)(4 - g))
-                     : _mm512_srli_epi16(bits, (uint32_t)(g - 4));
+        bits = g < 4 ? _mm512_slli_epi16(bits, (shift_count)(4 - g))
+                     : _mm512_srli_epi16(bits, (shift_count)(g - 4));
         v = _mm512_or_si512(v, _mm512_and_si512(bits, _mm512_set1_epi8(16)));
     }
     if (block_lines(kind) == 6) {
         __m512i bits = _mm512_load_si512((const void *)(quants + 256 + 64 * (g / 4)));
         const int at = 2 * (g % 4);
-        bits = at < 4 ? _mm512_slli_epi16(bits, (uint32_t)(4 - at))
-                      : _mm512_srli_epi16(bits, (uint32_t)(at - 4));
+        bits = at < 4 ? _mm512_slli_epi16(bits, (shift_count)(4 - at))
+                      : _mm512_srli_epi16(bits, (shift_count)(at - 4));
         v = _mm512_or_si512(v, _mm512_and_si512(bits, _mm512_set1_epi8(48)));
     }
     return v;
