@@ -36,8 +36,7 @@ ALWAYS_INLINE void two_steps(const enum dtype f, const struct tile *t, const flo
         for (int p = 0; p < P; p++) {
             const uint8_t *panel = t->panel + (size_t)p * t->panel_bytes;
             if (P == 2 && enters_line(f, k + odd))
-                _mm_prefetch((const char *)(panel + (k + odd) * float_bytes(f) + AHEAD_BYTES),
-                             _MM_HINT_T0);
+                fetch_own(panel + (k + odd) * float_bytes(f) + AHEAD_BYTES);
             float_weights_avx2(f, panel, t->k, at, w[p], odd == 1);
         }
         float_step(x, k + odd, R, P, w, acc);

@@ -63,8 +63,7 @@ ALWAYS_INLINE void float_tile(const enum dtype f, const struct tile *t, const in
             for (int p = 0; p < P; p++) {
                 const uint8_t *panel = t->panel + (size_t)p * t->panel_bytes;
                 if (few && enters_line(f, k + odd))
-                    _mm_prefetch((const char *)(panel + (k + odd) * float_bytes(f) + AHEAD_BYTES),
-                                 _MM_HINT_T0);
+                    fetch_own(panel + (k + odd) * float_bytes(f) + AHEAD_BYTES);
                 w[p] = float_weights(f, panel, t->k, at, odd == 1);
             }
             float_step(t, k + odd, R, P, w, acc);
@@ -84,8 +83,10 @@ ALWAYS_INLINE void float_tile(const enum dtype f, const struct tile *t, const in
 #define TWELVE(name, f, P)                                                                         \
     FOUR(name, f, P)                                                                               \
     TILE(name, f, 5, P)                                                                            \
-    TILE(name, f, 6, P) TILE(name, f, 7, P) TILE(name, f, 8, P) TILE(name, f, 9, P)                \
-        TILE(name, f, 10, P) TILE(name, f, 11, P) TILE(name, f, 12, P)
+    TILE(name, f, 6, P)                                                                            \
+    TILE(name, f, 7, P)                                                                            \
+    TILE(name, f, 8, P) TILE(name, f, 9, P) TILE(name, f, 10, P) TILE(name, f, 11, P)              \
+        TILE(name, f, 12, P)
 #define FOUR_NAMES(name, P) name##_1x##P, name##_2x##P, name##_3x##P, name##_4x##P
 #define TWELVE_NAMES(name, P)                                                                      \
     FOUR_NAMES(name, P), name##_5x##P, name##_6x##P, name##_7x##P, name##_8x##P, name##_9x##P,     \

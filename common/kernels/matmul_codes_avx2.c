@@ -5,8 +5,9 @@
 #include "common/kernels/matmul_codes_inline.h"
 #include "common/tensor/blocks.h"
 
-#define TILE_ROWS   4
-#define DIRECT_ROWS 8u /* up to here panels are not unpacked */
+#define TILE_ROWS 4
+/* Up to here panels are not unpacked; those of 4 bits never are, as packed ones add twice as many lines in 16 bits. */
+#define DIRECT_ROWS 15u
 
 /* Few rows: two panels at a time, their own streams fetched ahead. */
 ALWAYS_INLINE void fetch_block(const int kind, const struct tile *t, uint32_t b,
@@ -16,7 +17,7 @@ ALWAYS_INLINE void fetch_block(const int kind, const struct tile *t, uint32_t b,
     const size_t ahead = quants_ahead(kind, t, b, P);
     UNROLL
     for (uint32_t i = 0; i < kind_layout(kind).quants / PANEL_LINE; i++)
-        _mm_prefetch((const char *)(quants + ahead + 64 * (size_t)i), _MM_HINT_T0);
+        fetch_own(quants + ahead + 64 * (size_t)i);
     fetch_scales(kind, scales, b);
 }
 
@@ -149,8 +150,9 @@ ALWAYS_INLINE void codes_tile(const int kind, const struct tile *t, const int R,
     TILE(name, kind, 1, 1)                                                                         \
     TILE(name, kind, 2, 1)                                                                         \
     TILE(name, kind, 3, 1)                                                                         \
-    TILE(name, kind, 4, 1) TILE(name, kind, 1, 2) TILE(name, kind, 2, 2) TILE(                     \
-        name, kind, 3, 2) static const struct tiles name##_tiles = {                               \
+    TILE(name, kind, 4, 1)                                                                         \
+    TILE(name, kind, 1, 2)                                                                         \
+    TILE(name, kind, 2, 2) TILE(name, kind, 3, 2) static const struct tiles name##_tiles = {       \
         TILE_ROWS,                                                                                 \
         FEW_ROWS,                                                                                  \
         FEW_ROWS,                                                                                  \
@@ -161,11 +163,11 @@ TILES(q8_0, DTYPE_Q8_0)
 TILES(unpacked, UNPACKED)
 TILES(unpacked_min, UNPACKED_MIN)
 TILES(unpacked_six, UNPACKED_SIX)
-PACKED(q4_0, DTYPE_Q4_0)
-PACKED(q4_1, DTYPE_Q4_1)
+TILES(q4_0, DTYPE_Q4_0)
+TILES(q4_1, DTYPE_Q4_1)
 PACKED(q5_0, DTYPE_Q5_0)
 PACKED(q5_1, DTYPE_Q5_1)
-PACKED(q4_k, DTYPE_Q4_K)
+TILES(q4_k, DTYPE_Q4_K)
 PACKED(q5_k, DTYPE_Q5_K)
 PACKED(q6_k, DTYPE_Q6_K)
 PACKED(mxfp4, DTYPE_MXFP4)
@@ -175,11 +177,11 @@ static const struct {
     void (*unpack)(const uint8_t *panel, uint32_t panel_k, uint32_t k0, uint32_t k, uint8_t *out);
 } kinds[DTYPE_N_NATIVE] = {
     [DTYPE_Q8_0] = {&q8_0_tiles, NULL, NULL},
-    [DTYPE_Q4_0] = {&q4_0_tiles, &unpacked_tiles, unpack_q4_0},
-    [DTYPE_Q4_1] = {&q4_1_tiles, &unpacked_min_tiles, unpack_q4_1},
+    [DTYPE_Q4_0] = {&q4_0_tiles, NULL, NULL},
+    [DTYPE_Q4_1] = {&q4_1_tiles, NULL, NULL},
     [DTYPE_Q5_0] = {&q5_0_tiles, &unpacked_tiles, unpack_q5_0},
     [DTYPE_Q5_1] = {&q5_1_tiles, &unpacked_min_tiles, unpack_q5_1},
-    [DTYPE_Q4_K] = {&q4_k_tiles, &unpacked_min_tiles, unpack_q4_k},
+    [DTYPE_Q4_K] = {&q4_k_tiles, NULL, NULL},
     [DTYPE_Q5_K] = {&q5_k_tiles, &unpacked_min_tiles, unpack_q5_k},
     [DTYPE_Q6_K] = {&q6_k_tiles, &unpacked_six_tiles, unpack_q6_k},
     [DTYPE_MXFP4] = {&mxfp4_tiles, &unpacked_tiles, unpack_mxfp4},

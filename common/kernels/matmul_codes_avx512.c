@@ -6,9 +6,16 @@
 #include "common/kernels/matmul_codes_inline.h"
 #include "common/tensor/blocks.h"
 
-#define FEW_ROWS    4u /* of a tile on packed panels other than Q8_0's */
-#define DIRECT_ROWS 8u /* up to here panels are not unpacked */
+#define FEW_ROWS    4u  /* of a tile on packed panels other than Q8_0's */
+#define DIRECT_ROWS 16u /* up to here panels are not unpacked */
 #define TILE_ROWS   8
+
+/* What the intrinsics take. */
+#if defined(__clang__)
+typedef unsigned shift_count;
+#else
+typedef int shift_count;
+#endif
 
 ALWAYS_INLINE __m512i codes_avx512(const int kind, const uint8_t *quants, const int g)
 {
@@ -22,13 +29,15 @@ ALWAYS_INLINE __m512i codes_avx512(const int kind, const uint8_t *quants, const 
             _mm512_set4_epi32(0x00040608, 0x090a0b0c, 0x18141210, 0x0f0e0d0c), v);
     if (block_lines(kind) == 5) {
         __m512i bits = _mm512_load_si512((const void *)(quants + 256));
-        bits = g < 4 ? _mm512_slli_epi16(bits, 4 - g) : _mm512_srli_epi16(bits, g - 4);
+        bits = g < 4 ? _mm512_slli_epi16(bits, (shift_count)(4 - g))
+                     : _mm512_srli_epi16(bits, (shift_count)(g - 4));
         v = _mm512_or_si512(v, _mm512_and_si512(bits, _mm512_set1_epi8(16)));
     }
     if (block_lines(kind) == 6) {
         __m512i bits = _mm512_load_si512((const void *)(quants + 256 + 64 * (g / 4)));
         const int at = 2 * (g % 4);
-        bits = at < 4 ? _mm512_slli_epi16(bits, 4 - at) : _mm512_srli_epi16(bits, at - 4);
+        bits = at < 4 ? _mm512_slli_epi16(bits, (shift_count)(4 - at))
+                      : _mm512_srli_epi16(bits, (shift_count)(at - 4));
         v = _mm512_or_si512(v, _mm512_and_si512(bits, _mm512_set1_epi8(48)));
     }
     return v;
@@ -109,6 +118,30 @@ ALWAYS_INLINE struct factors_avx512 factors_avx512(const int kind, const uint8_t
     return f;
 }
 
+/* What the whole-number product of (half) a block starts from. */
+ALWAYS_INLINE void start_dots(const int kind, const struct tile *t, uint32_t b, const int half,
+                              const int R, const int P, __m512i dot[][2])
+{
+    const int32_t *sums = (const int32_t *)t->sums;
+    UNROLL
+    for (int i = 0; i < R * P; i++) {
+        const size_t at = (size_t)(i / P) * (t->row_k / QUANTS) + b;
+        dot[i / P][i % P] = has_min(kind)      ? _mm512_setzero_si512()
+                            : has_halves(kind) ? _mm512_set1_epi32(sums[2 * at + (size_t)half])
+                                               : _mm512_set1_epi32(sums[at]);
+    }
+}
+
+/* From +0, so that no product of a zero is -0. */
+ALWAYS_INLINE void end_first_half(const int R, const int P, __m512i dot[][2],
+                                  const struct factors_avx512 f[2], __m512 whole[][2])
+{
+    UNROLL
+    for (int i = 0; i < R * P; i++)
+        whole[i / P][i % P] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i / P][i % P]),
+                                              f[i % P].half[0], _mm512_setzero_ps());
+}
+
 ALWAYS_INLINE void codes_tile(const int kind, const struct tile *t, const int R, const int P)
 {
     const struct panel_layout l = kind_layout(kind);
@@ -133,27 +166,14 @@ ALWAYS_INLINE void codes_tile(const int kind, const struct tile *t, const int R,
         }
         UNROLL
         for (int g = 0; g < 8; g++) {
-            const bool second = has_halves(kind) && g == 4;
-            UNROLL
-            for (int i = 0; i < (second ? R * P : 0); i++)
-                whole[i / P][i % P] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i / P][i % P]),
-                                                      f[i % P].half[0], _mm512_setzero_ps());
-            UNROLL
-            for (int i = 0; i < (g == 0 || second ? R * P : 0); i++) {
-                const int32_t *sums = (const int32_t *)t->sums;
-                const size_t at = (size_t)(i / P) * row_blocks + b;
-                dot[i / P][i % P] = has_min(kind) ? _mm512_setzero_si512()
-                                    : has_halves(kind)
-                                        ? _mm512_set1_epi32(sums[2 * at + (second ? 1 : 0)])
-                                        : _mm512_set1_epi32(sums[at]);
-            }
+            if (has_halves(kind) && g == 4) end_first_half(R, P, dot, f, whole);
+            if (g == 0 || (has_halves(kind) && g == 4)) start_dots(kind, t, b, g / 4, R, P, dot);
             __m512i w[2];
             UNROLL
             for (int p = 0; p < P; p++) {
                 const uint8_t *quants =
                     t->panel + (size_t)p * t->panel_bytes + (size_t)b * l.quants;
-                if (few && (uint32_t)g < l.quants / PANEL_LINE)
-                    _mm_prefetch((const char *)(quants + 64 * g + ahead), _MM_HINT_T0);
+                if (few && (uint32_t)g < l.quants / PANEL_LINE) fetch_own(quants + 64 * g + ahead);
                 w[p] = codes_avx512(kind, quants, g);
             }
             UNROLL
@@ -171,7 +191,7 @@ ALWAYS_INLINE void codes_tile(const int kind, const struct tile *t, const int R,
             const int r = i / P, p = i % P;
             const size_t at = (size_t)r * row_blocks + b;
             __m512 product = _mm512_cvtepi32_ps(dot[r][p]);
-            /* exact below 2^24: dot0 * scale0 + dot1 * scale1, from +0 so that nothing is -0 */
+            /* dot0 * scale0 + dot1 * scale1, exact below 2^24 */
             if (has_halves(kind)) product = _mm512_fmadd_ps(product, f[p].half[1], whole[r][p]);
             const __m512 scale = _mm512_mul_ps(f[p].scale, _mm512_set1_ps(t->scales[at]));
             acc[r][p] = _mm512_fmadd_ps(product, scale, acc[r][p]);

@@ -70,10 +70,9 @@ ALWAYS_INLINE void fetch_scales(const int kind, const uint8_t *scales, uint32_t 
     const uint8_t *run = block_scales(kind, scales, b);
     const uint32_t ahead = (AHEAD_BYTES / (l.group / QUANTS * l.quants) + 1) * l.group_bytes;
     if (l.group == QUANTS) {
-        if (b * l.group_bytes % PANEL_LINE == 0)
-            _mm_prefetch((const char *)(run + ahead), _MM_HINT_T0);
+        if (b * l.group_bytes % PANEL_LINE == 0) fetch_own(run + ahead);
     } else if (b % 8 < 5) {
-        _mm_prefetch((const char *)(run + ahead + b % 8 * PANEL_LINE), _MM_HINT_T0);
+        fetch_own(run + ahead + b % 8 * PANEL_LINE);
     }
 }
 

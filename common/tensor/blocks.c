@@ -132,7 +132,7 @@ void codes_get(enum dtype t, const uint8_t *block, uint32_t part, struct codes *
         q6_k_codes(block, part, out->code);
         break;
     default:
-        assert(!"a native block format");
+        assert(false); /* not a native block format */
     }
 }
 

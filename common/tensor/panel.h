@@ -4,6 +4,7 @@
 #define MOESAIC_TENSOR_PANEL_H
 
 #include <assert.h>
+#include <stdbool.h>
 
 #include "common/tensor/dtype.h"
 
@@ -40,7 +41,7 @@ static inline struct panel_layout panel_layout(enum dtype t)
     case DTYPE_Q6_K:
         return (struct panel_layout){384, 256, 288};
     default:
-        assert(!"a block format that is computed with");
+        assert(false); /* not a block format that is computed with */
         return (struct panel_layout){0, 1, 0};
     }
 }

@@ -38,6 +38,7 @@ struct bench {
     uint32_t n, k;
     unsigned pieces;
     const char *cpu;
+    const char *only; /* a format's name, or NULL for all */
     bool json;
 
     const struct kernels *kernels;
@@ -205,6 +206,7 @@ static enum err_code run(struct bench *b, struct err *why)
     enum err_code rc = ERR_OK;
     bool first = true;
     for (size_t f = 0; f < ARRAY_LEN(formats) && rc == ERR_OK; f++) {
+        if (b->only != NULL && strcmp(b->only, formats[f].name) != 0) continue;
         struct subject s;
         rc = open_subject(b, f, &s, why);
         for (size_t i = 0; i < ARRAY_LEN(row_counts) && rc == ERR_OK; i++) {
@@ -219,12 +221,20 @@ static enum err_code run(struct bench *b, struct err *why)
     return rc;
 }
 
-enum { OPT_CPU = 'c', OPT_PIECES = 'p', OPT_OUTPUTS = 'n', OPT_INPUTS = 'k', OPT_JSON = 0x100 };
+enum {
+    OPT_CPU = 'c',
+    OPT_PIECES = 'p',
+    OPT_OUTPUTS = 'n',
+    OPT_INPUTS = 'k',
+    OPT_FORMAT = 'f',
+    OPT_JSON = 0x100
+};
 
 static const struct argp_option options[] = {
     {"outputs", OPT_OUTPUTS, "N", 0, "Output features, a multiple of 16 (default 1024)", 0},
     {"inputs", OPT_INPUTS, "K", 0, "Input features, a multiple of 256 (default 2048)", 0},
     {"cpu", OPT_CPU, "ref|avx2|avx512", 0, "Kernels (default: the best this CPU runs)", 0},
+    {"format", OPT_FORMAT, "NAME", 0, "One format (q8_0, q4_k, mxfp4, ...; default: all)", 0},
     {"pieces", OPT_PIECES, "N", 0, "Pieces per figure, 1 to 99 (default 15)", 0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object", 0},
     {0}};
@@ -254,6 +264,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_CPU:
         b->cpu = arg;
+        break;
+    case OPT_FORMAT:
+        b->only = arg;
+        for (size_t f = 0; f < ARRAY_LEN(formats); f++)
+            if (strcmp(arg, formats[f].name) == 0) return 0;
+        argp_error(state, "--format '%s' is unknown", arg);
         break;
     case OPT_JSON:
         b->json = true;

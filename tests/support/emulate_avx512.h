@@ -15,12 +15,22 @@
 
 #undef _mm512_cvtph_ps
 #undef _mm512_cvtepi32_ps
+#undef _mm512_cvtepi8_epi32
+#undef _mm512_cvtepu8_epi32
 #undef _mm512_mask_storeu_ps
+#undef _mm512_maskz_loadu_ps
 
 #define _mm512_cvtph_ps(v)                                                                         \
     simde_mm512_insertf32x8(                                                                       \
         simde_mm512_castps256_ps512(_mm256_cvtph_ps(_mm256_castsi256_si128(v))),                   \
         _mm256_cvtph_ps(_mm256_extracti128_si256(v, 1)), 1)
+
+#define _mm512_cvtepi8_epi32(v)                                                                    \
+    simde_mm512_inserti64x4(simde_mm512_castsi256_si512(_mm256_cvtepi8_epi32(v)),                  \
+                            _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)), 1)
+#define _mm512_cvtepu8_epi32(v)                                                                    \
+    simde_mm512_inserti64x4(simde_mm512_castsi256_si512(_mm256_cvtepu8_epi32(v)),                  \
+                            _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8)), 1)
 
 static inline simde__m512 emulate_cvtepi32_ps(simde__m512i v)
 {
@@ -72,5 +82,14 @@ static inline simde__m512 emulate_shuffle_f32x4(simde__m512 a, simde__m512 b, un
     return simde_mm512_loadu_ps(to);
 }
 #define _mm512_shuffle_f32x4(a, b, which) emulate_shuffle_f32x4(a, b, which)
+
+static inline simde__m512 emulate_maskz_loadu_ps(unsigned mask, const float *from)
+{
+    float to[16] = {0};
+    for (int i = 0; i < 16; i++)
+        if (mask >> i & 1) to[i] = from[i];
+    return simde_mm512_loadu_ps(to);
+}
+#define _mm512_maskz_loadu_ps(mask, from) emulate_maskz_loadu_ps(mask, from)
 
 #endif
