@@ -360,6 +360,8 @@ static enum err_code load(struct coordinator *c, struct err *why)
                               .available_bytes = memory_available()};
     quantize_find(o->quantize, &in.quantize);
     in.neighbours_bytes = neighbours_bytes(c, in.quantize);
+    plan_log_repacks("coordinator", c->file, in.quantize, false);
+    if (o->n_nodes == 0) plan_log_repacks("coordinator", c->file, in.quantize, true);
     rc = sizing_decide(&in, &c->sizing, why);
     if (rc == ERR_OK) rc = model_text_tokenizer(model_file_dir(c->file), &c->tokenizer, why);
     if (rc != ERR_OK) return rc;

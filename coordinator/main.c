@@ -54,8 +54,8 @@ static const struct argp_option options[] = {
      "Allow addresses outside this machine without keys and encryption", 2},
     {NULL, 0, NULL, 0, "Model and memory", 3},
     {"name", OPT_NAME, "ID", 0, "Name of the model in the API (default: the folder's name)", 3},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0,
-     "Pack 16-bit weights to 8-bit blocks at load (default none)", 3},
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0,
+     "Pack 16-bit and FP8 weights to 8-bit or 4-bit blocks at load (default none)", 3},
     {"ctx", OPT_CTX, "N", 0, "Context in tokens (default: the model's, or what memory leaves)", 3},
     {"kv-bytes", OPT_KV_BYTES, "BYTES", 0,
      "Memory for keys and values of all sequences (default: by rule, half of what is free)", 3},
@@ -125,7 +125,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_QUANTIZE:
         if (!quantize_find(arg, &q))
-            argp_error(state, "--quantize=%s: none or q8_0 is wanted", arg);
+            argp_error(state, "--quantize=%s: one of %s is wanted", arg, quantize_names());
         c->quantize = arg;
         break;
     case OPT_CTX:

@@ -46,7 +46,7 @@ static const struct argp_option options[] = {
      "Where coordinators connect (default 127.0.0.1:7070; port 0: a free one)", 0},
     {"experts", OPT_EXPERTS, "SPEC", 0,
      "Hold exactly these experts; without it the coordinator assigns them", 0},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0, "As the coordinator has it (default none)", 0},
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0, "As the coordinator has it (default none)", 0},
     {"threads", OPT_THREADS, "T", 0, "Threads that compute (default: all cores)", 0},
     {"id", OPT_ID, "NAME", 0, "Name in status pages (default: host name and process number)", 0},
     {"insecure", OPT_INSECURE, NULL, 0, "Allow an address outside this machine without encryption",
@@ -74,7 +74,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_QUANTIZE:
         if (!quantize_find(arg, &q))
-            argp_error(state, "--quantize=%s: none or q8_0 is wanted", arg);
+            argp_error(state, "--quantize=%s: one of %s is wanted", arg, quantize_names());
         o->quantize = arg;
         break;
     case OPT_THREADS:
@@ -182,6 +182,11 @@ static enum err_code run(const struct node_options *o, struct early *early, stru
     enum err_code rc = options_address(o->listen, "127.0.0.1", DEFAULT_PORT, host, &port, why);
     if (rc == ERR_OK) rc = kernels_pick(o->cpu, &kernels, why);
     if (rc == ERR_OK) rc = model_file_open_part(o->model, &file, why);
+    if (rc == ERR_OK) {
+        enum quantize q;
+        quantize_find(o->quantize, &q);
+        plan_log_repacks("node", file, q, true);
+    }
     if (rc == ERR_OK && o->experts != NULL)
         rc = experts_spec_parse(o->experts, model_file_hparams(file), &pinned, why);
     if (rc == ERR_OK) rc = rpc_open(&rpc, why);

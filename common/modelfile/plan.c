@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "common/base/log.h"
 #include "common/modelfile/weights.h"
 #include "common/tensor/panel.h"
 
@@ -194,6 +195,51 @@ struct plan_coordinator plan_coordinator(const struct model_file *f, enum quanti
     }
     p.total = p.embedding + p.attention + p.dense + p.shared + p.router + p.head + p.vectors;
     return p;
+}
+
+static uint32_t add_repack(const struct tensor *t, enum dtype to, struct plan_repack *out,
+                           uint32_t n)
+{
+    uint32_t i = 0;
+    while (i < n && out[i].from != t->dtype)
+        i++;
+    if (i == n) out[n++] = (struct plan_repack){.from = t->dtype, .to = to};
+    const uint64_t columns = tensor_columns(t), rows = tensor_n_elements(t) / columns;
+    out[i].n_tensors++;
+    out[i].file_bytes += rows * dtype_bytes(t->dtype, columns);
+    out[i].memory_bytes += plan_packed_bytes(to, rows, columns);
+    return n;
+}
+
+uint32_t plan_repacks(const struct model_file *f, enum quantize q, bool experts,
+                      struct plan_repack out[PLAN_MAX_REPACKS])
+{
+    const struct hparams *hp = model_file_hparams(f);
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < W_N_ROLES; r++) {
+        const enum weight_role role = (enum weight_role)r;
+        if ((weight_scope(role) == SCOPE_EXPERT) != experts || role == W_EMBED) continue;
+        const uint32_t layers = weight_scope(role) == SCOPE_MODEL ? 1 : hp->n_layers;
+        for (uint32_t l = 0; l < layers; l++)
+            for (uint32_t e = 0; e < (experts ? hp->n_experts : 1); e++) {
+                const struct tensor *t = model_file_find(f, role, l, e);
+                if (t != NULL && t->dtype >= DTYPE_N_NATIVE)
+                    n = add_repack(t, plan_dtype(role, t, q), out, n);
+            }
+    }
+    return n;
+}
+
+void plan_log_repacks(const char *who, const struct model_file *f, enum quantize q, bool experts)
+{
+    struct plan_repack kinds[PLAN_MAX_REPACKS];
+    const uint32_t n = plan_repacks(f, q, experts, kinds);
+    for (uint32_t i = 0; i < n; i++)
+        log_info(who, "repacked=%s as=%s lossless=%s tensors=%u file_bytes=%llu memory_bytes=%llu",
+                 dtype_name(kinds[i].from), dtype_name(kinds[i].to),
+                 dtype_repack_is_exact(kinds[i].from) ? "yes" : "no", kinds[i].n_tensors,
+                 (unsigned long long)kinds[i].file_bytes,
+                 (unsigned long long)kinds[i].memory_bytes);
 }
 
 uint64_t plan_kv_bytes_per_token(const struct model_file *f, enum quantize q)

@@ -54,6 +54,19 @@ struct plan_coordinator {
 };
 struct plan_coordinator plan_coordinator(const struct model_file *f, enum quantize q);
 
+/* Tensors of a format that is not computed with, all of one kind: what they are packed as. */
+struct plan_repack {
+    enum dtype from, to;
+    uint32_t n_tensors;
+    uint64_t file_bytes, memory_bytes;
+};
+#define PLAN_MAX_REPACKS (DTYPE_N - DTYPE_N_NATIVE)
+/* Those of routed experts (all of the model's), or of everything else; answers for how many kinds there are. */
+uint32_t plan_repacks(const struct model_file *f, enum quantize q, bool experts,
+                      struct plan_repack out[PLAN_MAX_REPACKS]);
+/* One line of log for each: what is not computed with as the file has it, and what that costs. */
+void plan_log_repacks(const char *who, const struct model_file *f, enum quantize q, bool experts);
+
 /* Keys and values of one token in all layers. */
 uint64_t plan_kv_bytes_per_token(const struct model_file *f, enum quantize q);
 

@@ -15,6 +15,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/options.h"
+#include "common/modelfile/plan.h"
 #include "coordinator/cli/ask.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/http_client.h"
@@ -57,7 +58,7 @@ static const struct argp_option options[] = {
      "Expert nodes, each a process of its own; 0: compute all in one process (default 3)", 1},
     {"replicas", OPT_REPLICAS, "R", 0,
      "Copies of each expert on different nodes (default 1; 2 with --kill-a-node)", 1},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0,
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0,
      "Pack 16-bit weights to 8-bit blocks at load (default none)", 1},
     {"kill-a-node", OPT_KILL, NULL, 0,
      "Tell it twice, kill a node in the middle of the second telling, compare the two", 2},
@@ -73,6 +74,7 @@ static const struct argp_option options[] = {
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct demo_cfg *c = state->input;
+    enum quantize q;
     switch (key) {
     case OPT_NODES:
         c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES);
@@ -82,6 +84,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         c->replicas_given = true;
         break;
     case OPT_QUANTIZE:
+        if (!quantize_find(arg, &q))
+            argp_error(state, "--quantize=%s: one of %s is wanted", arg, quantize_names());
         c->quantize = arg;
         break;
     case OPT_KILL:

@@ -31,7 +31,7 @@ static const struct argp_option options[] = {
      "Look at these experts: all, I/N, or LAYERS:EXPERTS as in 0-3:0-7,5:*", 0},
     {"files", OPT_FILES, NULL, 0, "List the files that hold them", 0},
     {"nodes", OPT_NODES, "N", 0, "Divide the experts among N nodes (default 3)", 0},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0, "Plan for weights packed like this (default none)",
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0, "Plan for weights packed like this (default none)",
      0},
     {"json", OPT_JSON, NULL, 0, "Print JSON", 0},
     {0},
@@ -52,7 +52,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case OPT_QUANTIZE:
         if (!quantize_find(arg, &c->quantize))
-            argp_error(state, "--quantize=%s: none and q8_0 are possible", arg);
+            argp_error(state, "--quantize=%s: one of %s is wanted", arg, quantize_names());
         break;
     case OPT_JSON:
         c->json = true;

@@ -22,6 +22,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/options.h"
+#include "common/modelfile/plan.h"
 #include "common/sys/memory.h"
 #include "coordinator/cli/child.h"
 #include "coordinator/cli/commands.h"
@@ -82,8 +83,8 @@ static const struct argp_option options[] = {
     {"insecure", OPT_INSECURE, NULL, 0,
      "Allow addresses outside this machine without keys and encryption", 2},
     {NULL, 0, NULL, 0, "Model and memory", 3},
-    {"quantize", OPT_QUANTIZE, "none|q8_0", 0,
-     "Pack 16-bit weights to 8-bit blocks at load (default none)", 3},
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0,
+     "Pack 16-bit and FP8 weights to 8-bit or 4-bit blocks at load (default none)", 3},
     {"ctx", OPT_CTX, "N", 0, "Context in tokens (default: the model's, or what memory leaves)", 3},
     {"chunk", OPT_CHUNK, "N", 0, "Prompt tokens in one pass (default 256)", 3},
     {"threads", OPT_THREADS, "T", 0,
@@ -108,6 +109,7 @@ static void parse_node_cpu(struct up_cfg *c, char *list)
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct up_cfg *c = state->input;
+    enum quantize q;
     switch (key) {
     case OPT_NODES:
         c->nodes = (unsigned)options_number(state, "nodes", arg, 0, MAX_NODES);
@@ -123,6 +125,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         c->grpc = arg;
         break;
     case OPT_QUANTIZE:
+        if (!quantize_find(arg, &q))
+            argp_error(state, "--quantize=%s: one of %s is wanted", arg, quantize_names());
         c->quantize = arg;
         break;
     case OPT_THREADS:
