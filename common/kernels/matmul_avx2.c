@@ -7,7 +7,7 @@
 #define TILE_ROWS 6
 /* From here on turning a panel to f32 once beats doing it in every tile. */
 #define UNPACK_ROWS    24u
-#define F8_UNPACK_ROWS 9u
+#define F8_UNPACK_ROWS 5u
 
 /* One step of K for all rows and panels; `w` are the weights of 16 outputs per panel. */
 ALWAYS_INLINE void float_step(const float *const x[], uint32_t k, const int R, const int P,

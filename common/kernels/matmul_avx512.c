@@ -7,7 +7,7 @@
 
 #define FEW_ROWS       4u
 #define TILE_ROWS      12
-#define F8_DIRECT_ROWS 8u /* up to here F8 panels are not unpacked */
+#define F8_DIRECT_ROWS 4u /* up to here F8 panels are not unpacked */
 
 ALWAYS_INLINE void float_step(const struct tile *t, uint32_t k, const int R, const int P,
                               const __m512 w[2], __m512 acc[][2])

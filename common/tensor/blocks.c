@@ -44,7 +44,7 @@ static void nibbles(const uint8_t *src, uint8_t code[PART])
 static void fifth_bits(const uint8_t *src, uint8_t code[PART])
 {
     for (uint32_t i = 0; i < PART; i++)
-        code[i] |= (uint8_t)((src[i / 8] >> i % 8 & 1u) << 4);
+        code[i] |= (uint8_t)(((uint32_t)src[i / 8] >> i % 8 & 1u) << 4);
 }
 
 /* Eight 6-bit scales and minima in 12 bytes. */
