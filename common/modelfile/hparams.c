@@ -126,7 +126,7 @@ static void check_architecture(struct json_fields *f, const struct family_rule *
     const json_t *arch = json_array_get(json_fields_list(f, "architectures"), 0);
     if (arch != NULL && (!json_is_string(arch) || strstr(json_string_value(arch), wanted) == NULL))
         json_fields_fail(f, ERR_UNSUPPORTED, "'architectures': %.100s is not supported",
-                         json_is_string(arch) ? json_string_value(arch) : "its value");
+                         json_is_string(arch) ? json_string_value(arch) : "not a text, which");
 }
 
 /* Weights that are stored in fewer bits: the tensors themselves say in which, this only whether we know the scheme. */

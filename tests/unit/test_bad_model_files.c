@@ -80,32 +80,142 @@ static const struct rule common_rules[] = {
     {"use_qk_norm", BOOL, 0, 0, OPTIONAL},
     {"hidden_act", TEXT, 0, 0, OPTIONAL},
     {"scoring_func", TEXT, 0, 0, OPTIONAL},
+    {"max_attn_value", TEXT, 0, 0, OPTIONAL},
+    {"attn_output_multiplier", TEXT, 0, 0, OPTIONAL},
+    {"swiglu_limit", TEXT, 0, 0, OPTIONAL},
+    {"no_rope_layers", TEXT, 0, 0, OPTIONAL},
+    {"interleave_moe_layer_step", TEXT, 0, 0, OPTIONAL},
+    {"topk_method", TEXT, 0, 0, OPTIONAL},
+    {"attn_temperature_tuning", BOOL, 0, 0, OPTIONAL},
+    {"residual_moe", BOOL, 0, 0, OPTIONAL},
+    {"shared_intermediate_size", REAL, 0, 0, OPTIONAL},
+    {"embedding_multiplier_scale", REAL, 1, 1, OPTIONAL},
+    {"output_multiplier_scale", REAL, 1, 1, OPTIONAL},
     {"attention_bias", BOOL, 0, 0, OPTIONAL},
+    {"norm_topk_prob", BOOL, 0, 0, OPTIONAL},
     {"clip_qkv", TEXT, 0, 0, OPTIONAL},
     {"sliding_window", TEXT, 0, 0, OPTIONAL},
     {"architectures", LIST, 0, 0, OPTIONAL},
     {"bos_token_id", INT, 0, 319, OPTIONAL},
     {"eos_token_id", IDS, 0, 319, OPTIONAL},
+    {"quant_method", FREE, 0, 0, OPTIONAL}, /* inside quantization_config */
     {"torch_dtype", FREE, 0, 0, OPTIONAL},
     {"dtype", FREE, 0, 0, OPTIONAL},
 };
 
+#define LEADING_DENSE_RULES                                                                        \
+    {"n_routed_experts", INT, 1, LIMIT_EXPERTS, REQUIRED},                                         \
+        {"moe_intermediate_size", INT, 1, LIMIT_FFN_WIDTH, REQUIRED},                              \
+        {"n_shared_experts", INT, 0, LIMIT_EXPERTS, OPTIONAL},                                     \
+        {"first_k_dense_replace", INT, 0, LIMIT_LAYERS, OPTIONAL},                                 \
+    {                                                                                              \
+        "moe_layer_freq", INT, 1, LIMIT_LAYERS, OPTIONAL                                           \
+    }
+#define LATENT_RULES                                                                               \
+    LEADING_DENSE_RULES, {"q_lora_rank", INT, 1, LIMIT_FFN_WIDTH, OPTIONAL},                       \
+        {"kv_lora_rank", INT, 1, LIMIT_HEAD_DIM, REQUIRED},                                        \
+        {"qk_nope_head_dim", INT, 1, LIMIT_HEAD_DIM, REQUIRED},                                    \
+        {"qk_rope_head_dim", INT, 1, LIMIT_HEAD_DIM, REQUIRED},                                    \
+        {"v_head_dim", INT, 1, LIMIT_HEAD_DIM, REQUIRED},                                          \
+        {"rope_interleave", BOOL, 0, 0, OPTIONAL},                                                 \
+        {"num_key_value_heads", INT, 1, LIMIT_HEADS, OPTIONAL},                                    \
+    {                                                                                              \
+        "routed_scaling_factor", REAL, 1e-3, 1e3, OPTIONAL                                         \
+    }
+
 static const struct family_rules {
     const char *model;
-    struct rule own[12]; /* before the common ones */
+    struct rule own[20]; /* before the common ones */
 } families[] = {
     {MODELS "tiny-mixtral", {{"sliding_window", INT, 1, MAX_INT, OPTIONAL}}},
     {MODELS "tiny-qwen3_moe",
      {{"intermediate_size", FREE, 0, 0, OPTIONAL}, /* of dense layers, and there are none */
       {"moe_intermediate_size", INT, 1, LIMIT_FFN_WIDTH, REQUIRED},
-      {"norm_topk_prob", BOOL, 0, 0, OPTIONAL},
       {"use_sliding_window", BOOL, 0, 0, OPTIONAL},
       {"sliding_window", INT, 0, MAX_INT, OPTIONAL}, /* switched off */
       {"max_window_layers", INT, 0, MAX_INT, OPTIONAL},
       {"decoder_sparse_step", INT, 1, LIMIT_LAYERS, OPTIONAL},
       {"mlp_only_layers", LIST, 0, 0, OPTIONAL}}},
-    {MODELS "tiny-olmoe",
-     {{"norm_topk_prob", BOOL, 0, 0, OPTIONAL}, {"clip_qkv", REAL, 1e-6, 1e6, OPTIONAL}}},
+    {MODELS "tiny-olmoe", {{"clip_qkv", REAL, 1e-6, 1e6, OPTIONAL}}},
+    {MODELS "tiny-qwen2_moe",
+     {{"intermediate_size", FREE, 0, 0, OPTIONAL},
+      {"moe_intermediate_size", INT, 1, LIMIT_FFN_WIDTH, REQUIRED},
+      {"shared_expert_intermediate_size", INT, 1, LIMIT_FFN_WIDTH, REQUIRED},
+      {"qkv_bias", BOOL, 0, 0, OPTIONAL},
+      {"use_sliding_window", BOOL, 0, 0, OPTIONAL},
+      {"sliding_window", INT, 0, MAX_INT, OPTIONAL},
+      {"max_window_layers", INT, 0, MAX_INT, OPTIONAL},
+      {"decoder_sparse_step", INT, 1, LIMIT_LAYERS, OPTIONAL},
+      {"mlp_only_layers", LIST, 0, 0, OPTIONAL}}},
+    {MODELS "tiny-deepseek", {LEADING_DENSE_RULES}},
+    {MODELS "tiny-deepseek_v2", /* the defaults are one group, which cannot give three experts */
+     {LATENT_RULES,
+      {"n_group", INT, 1, LIMIT_EXPERTS, REQUIRED},
+      {"topk_group", INT, 1, LIMIT_EXPERTS, REQUIRED}}},
+    {MODELS "tiny-deepseek_v2-lite", /* no groups: their numbers say nothing */
+     {LATENT_RULES, {"n_group", FREE, 0, 0, OPTIONAL}, {"topk_group", FREE, 0, 0, OPTIONAL}}},
+    {MODELS "tiny-deepseek_v3", /* nor can two of the eight groups that are the default here */
+     {LATENT_RULES,
+      {"n_group", INT, 1, LIMIT_EXPERTS, REQUIRED},
+      {"topk_group", INT, 1, LIMIT_EXPERTS, OPTIONAL}}},
+    {MODELS "tiny-glm4_moe",
+     {LEADING_DENSE_RULES,
+      {"n_group", INT, 1, LIMIT_EXPERTS, OPTIONAL},
+      {"topk_group", INT, 1, LIMIT_EXPERTS, OPTIONAL},
+      {"partial_rotary_factor", REAL, 1e-3, 1, OPTIONAL},
+      {"routed_scaling_factor", REAL, 1e-3, 1e3, OPTIONAL}}},
+    {MODELS "tiny-gpt_oss",
+     {{"swiglu_limit", REAL, 1e-3, 1e6, OPTIONAL},
+      {"sliding_window", INT, 1, MAX_INT, OPTIONAL},
+      {"num_experts_per_tok", INT, 1, LIMIT_TOP_K, OPTIONAL}, /* two names of one number */
+      {"experts_per_token", INT, 1, LIMIT_TOP_K, OPTIONAL}}},
+    {MODELS "tiny-granitemoe",
+     {{"attention_multiplier", REAL, 1e-6, 1e3, OPTIONAL},
+      {"embedding_multiplier", REAL, 1e-6, 1e6, OPTIONAL},
+      {"residual_multiplier", REAL, 1e-6, 1e6, OPTIONAL},
+      {"logits_scaling", REAL, 1e-6, 1e6, OPTIONAL}}},
+    {MODELS "tiny-phimoe",
+     {{"sliding_window", INT, 1, MAX_INT, OPTIONAL},
+      {"router_jitter_noise", REAL, 0, 1, OPTIONAL},
+      {"original_max_position_embeddings", INT, 1, LIMIT_CONTEXT, OPTIONAL}}},
+    {MODELS "tiny-grok-1",
+     {{"attn_output_multiplier", REAL, 1e-6, 1e3, OPTIONAL},
+      {"max_attn_value", REAL, 1e-3, 1e6, OPTIONAL},
+      {"embedding_multiplier_scale", REAL, 1e-6, 1e6, OPTIONAL},
+      {"output_multiplier_scale", REAL, 1e-6, 1e6, OPTIONAL}}},
+    {MODELS "tiny-llama4",
+     {{"attention_chunk_size", INT, 1, MAX_INT, OPTIONAL},
+      {"no_rope_layers", LIST, 0, 0, OPTIONAL},
+      {"no_rope_layer_interval", INT, 1, LIMIT_LAYERS, OPTIONAL},
+      {"interleave_moe_layer_step", INT, 1, LIMIT_LAYERS, OPTIONAL},
+      {"moe_layers", LIST, 0, 0, OPTIONAL},
+      {"attn_scale", REAL, 0, 1e3, OPTIONAL},
+      {"floor_scale", REAL, 1, 1e9, OPTIONAL},
+      {"intermediate_size_mlp", INT, 1, LIMIT_FFN_WIDTH, REQUIRED}}},
+    {MODELS "tiny-switch_transformers",
+     {{"d_model", INT, 1, LIMIT_HIDDEN, REQUIRED},
+      {"d_kv", INT, 2, LIMIT_HEAD_DIM, REQUIRED},
+      {"d_ff", INT, 1, LIMIT_FFN_WIDTH, REQUIRED},
+      {"num_heads", INT, 1, LIMIT_HEADS, REQUIRED},
+      {"num_layers", INT, 1, LIMIT_LAYERS / 2, REQUIRED},
+      {"num_decoder_layers", INT, 1, LIMIT_LAYERS / 2, OPTIONAL},
+      {"num_sparse_encoder_layers", INT, 0, LIMIT_LAYERS, OPTIONAL},
+      {"num_sparse_decoder_layers", INT, 0, LIMIT_LAYERS, OPTIONAL},
+      {"decoder_start_token_id", INT, 0, 319, OPTIONAL},
+      {"layer_norm_epsilon", REAL, 1e-12, 0.1, OPTIONAL},
+      {"relative_attention_num_buckets", INT, 4, 4096, OPTIONAL},
+      {"relative_attention_max_distance", INT, 2, LIMIT_CONTEXT, OPTIONAL},
+      {"n_positions", INT, 1, LIMIT_CONTEXT / 2, OPTIONAL},
+      {"expert_capacity", INT, 1, LIMIT_CONTEXT, OPTIONAL},
+      {"router_bias", BOOL, 0, 0, OPTIONAL},
+      {"feed_forward_proj", TEXT, 0, 0, OPTIONAL},
+      {"dense_act_fn", TEXT, 0, 0, OPTIONAL},
+      {"is_gated_act", BOOL, 0, 0, OPTIONAL}}},
+    {MODELS "tiny-llama", {{"head_dim", INT, 1, LIMIT_HEAD_DIM, OPTIONAL}}},
+    {MODELS "tiny-qwen3",
+     {{"use_sliding_window", BOOL, 0, 0, OPTIONAL},
+      {"sliding_window", INT, 0, MAX_INT, OPTIONAL},
+      {"max_window_layers", INT, 0, MAX_INT, OPTIONAL}}},
 };
 
 static const struct rule generation_rules[] = {
@@ -127,6 +237,12 @@ static const struct rule rope_rules[] = {
     {"beta_slow", REAL, 1e-3, 65536, OPTIONAL},
     {"attention_factor", REAL, 1e-3, 1e3, OPTIONAL},
     {"truncate", BOOL, 0, 0, OPTIONAL},
+    {"mscale", REAL, 0, 1e3, OPTIONAL},
+    {"mscale_all_dim", REAL, 0, 1e3, OPTIONAL},
+    {"short_factor", LIST, 0, 0, OPTIONAL},
+    {"long_factor", LIST, 0, 0, OPTIONAL},
+    {"short_mscale", REAL, 1e-3, 1e3, OPTIONAL},
+    {"long_mscale", REAL, 1e-3, 1e3, OPTIONAL},
 };
 
 #define N_OF(a) (sizeof(a) / sizeof *(a))
@@ -208,6 +324,12 @@ static void try_one(struct sweep *s, const struct rule *r, const char *value, co
     s->n_refused += opened != ERR_OK;
 }
 
+static struct rule of_vocabulary(struct rule r, uint32_t vocab)
+{
+    if (strstr(r.key, "token_id") != NULL) r.max = vocab - 1.0;
+    return r;
+}
+
 /* Every value, the rule's bounds and one beyond each, and the key's absence. */
 static void try_all(struct sweep *s, json_t *root, json_t *in, const struct rule *r)
 {
@@ -233,7 +355,8 @@ static void expect_known(const char *what, const struct rule *own, size_t n_own,
 {
     for (size_t i = 0; i < asked.n; i++)
         cr_expect(find_rule(own, n_own, asked.keys[i]) != NULL ||
-                      find_rule(more, n_more, asked.keys[i]) != NULL,
+                      find_rule(more, n_more, asked.keys[i]) != NULL ||
+                      find_rule(rope_rules, N_OF(rope_rules), asked.keys[i]) != NULL,
                   "%s: '%s' is read, but no rule here says what it may be", what, asked.keys[i]);
 }
 
@@ -241,6 +364,13 @@ static void print_counts(const struct sweep *s, const char *model)
 {
     printf("%s of %s: %zu opened, %zu refused\n", s->file, strrchr(model, '/') + 1, s->n_opened,
            s->n_refused);
+}
+
+/* Of a model whose numbers are in text_config. */
+static bool is_outside(const char *key)
+{
+    return strcmp(key, "model_type") == 0 || strcmp(key, "architectures") == 0 ||
+           strcmp(key, "quantization_config") == 0;
 }
 
 Test(bad_model_files, every_value_of_config_json_is_taken_or_refused_by_its_name)
@@ -260,14 +390,18 @@ Test(bad_model_files, every_value_of_config_json_is_taken_or_refused_by_its_name
         asked_end();
         expect_known(family->model, family->own, N_OF(family->own), common_rules,
                      N_OF(common_rules));
+        json_t *inner = json_object_get(config, "text_config"), *in = inner ? inner : config;
         for (size_t k = 0; k < asked.n; k++) {
             const char *key = asked.keys[k];
             const struct rule *r = find_rule(family->own, N_OF(family->own), key);
             if (r == NULL) r = find_rule(common_rules, N_OF(common_rules), key);
-            struct rule mine = *r;
-            if (strstr(key, "experts") && json_object_get(config, key) != NULL)
+            if (r == NULL) continue; /* of a stretched context: below */
+            struct rule mine = of_vocabulary(*r, hp.vocab);
+            if ((strcmp(key, "num_experts") == 0 || strcmp(key, "num_local_experts") == 0) &&
+                json_object_get(in, key) != NULL)
                 mine.absence = REQUIRED;
-            try_all(&s, config, config, &mine);
+            if (strcmp(key, "text_config") == 0 && inner != NULL) continue; /* all is in it */
+            try_all(&s, config, is_outside(key) ? config : in, &mine);
         }
         print_counts(&s, family->model);
         cr_expect_gt(s.n_opened, 50);
@@ -285,11 +419,15 @@ Test(bad_model_files, every_value_of_generation_config_json_too)
         json_t *config = json_object();
         scratch_link_model(&s.dir, families[i].model);
         unlink(scratch_path(&s.dir, "generation_config.json"));
-        for (size_t k = 0; k < N_OF(generation_rules); k++)
-            try_all(&s, config, config, &generation_rules[k]);
-        scratch_write_json(&s.dir, s.file, config);
         struct hparams hp;
-        struct err why;
+        struct err why = {0};
+        cr_assert_eq(hparams_read(s.dir.dir, &hp, &why), ERR_OK, "%s", why.text);
+        for (size_t k = 0; k < N_OF(generation_rules); k++)
+        {
+            struct rule mine = of_vocabulary(generation_rules[k], hp.vocab);
+            try_all(&s, config, config, &mine);
+        }
+        scratch_write_json(&s.dir, s.file, config);
         asked_begin();
         cr_assert_eq(hparams_read(s.dir.dir, &hp, &why), ERR_OK, "%s", why.text);
         asked_end();
@@ -340,7 +478,8 @@ Test(bad_model_files, every_value_of_the_stretched_contexts_too)
             struct rule r = rope_rules[k];
             bool needed = strcmp(r.key, "rope_type") == 0 || r.absence == REQUIRED;
             r.absence = needed && json_object_get(rope, r.key) != NULL ? REQUIRED : OPTIONAL;
-            if (json_object_get(rope, r.key) == NULL && k >= 4) r.kind = TEXT;
+            bool yarns = strncmp(r.key, "mscale", 6) == 0 && hp.rope.kind == ROPE_YARN;
+            if (json_object_get(rope, r.key) == NULL && k >= 4 && !yarns) r.kind = TEXT;
             if (strcmp(r.key, "rope_type") == 0) continue; /* below */
             if (strcmp(r.key, "original_max_position_embeddings") == 0 &&
                 hp.rope.kind == ROPE_LLAMA3)
@@ -385,7 +524,12 @@ Test(bad_model_files, numbers_that_disagree_are_refused_with_both)
         {1, "{\"mlp_only_layers\":[\"0\"]}", {"mlp_only_layers", "entry 0"}},
         {1, "{\"layer_types\":[\"full_attention\",7]}", {"layer_types", "7"}},
         {1, "{\"layer_types\":[\"full_attention\"]}", {"layer_types", "1 entries"}},
-        {2, "{\"architectures\":[7]}", {"architectures", "7"}},
+        {2, "{\"architectures\":[7]}", {"architectures", "not a text"}},
+        {13, "{\"text_config\":[]}", {"text_config", "object"}},
+        {13, "{\"text_config\":{\"hidden_size\":64}}", {"config.json", "num_hidden_layers"}},
+        {5, "{\"topk_group\":5}", {"topk_group' 5", "n_group' 4"}},
+        {8, "{\"partial_rotary_factor\":0.01}", {"partial_rotary_factor", "head of 32"}},
+        {11, "{\"num_experts_per_tok\":3}", {"num_experts_per_tok' is 3", "for 2"}},
         {2, "{\"architectures\":\"OlmoeForSequenceClassification\"}", {"architectures", "list"}},
     };
     for (size_t i = 0; i < N_OF(cases); i++) {

@@ -10,6 +10,7 @@
 #include "common/base/rng.h"
 #include "common/experts/experts.h"
 #include "common/experts/products.h"
+#include "tests/unit/modelfile_fixture.h"
 
 struct fixture {
     struct model_file *file;
@@ -237,6 +238,37 @@ Test(experts, an_unknown_quantization_is_refused_by_name)
     cr_expect(strstr(why.text, "q3_k") != NULL, "%s", why.text);
     cr_expect_null(store);
     close_fixture(&x);
+}
+
+/* One expert whose type is not that of its neighbors: the calls that hold several experts have one kind of rows. */
+Test(experts, of_a_layer_have_one_type)
+{
+    static const char *const model = MODELS "tiny-mixtral-bf16";
+    const char *const of = "layers.0.block_sparse_moe.experts.3.w2", *const type = "\"BF16\"";
+    struct scratch s = scratch_open();
+    size_t n;
+    char path[600];
+    snprintf(path, sizeof path, "%s/model.safetensors", model);
+    unsigned char *bytes = read_bytes(path, &n), *at = memmem(bytes, n, of, strlen(of));
+    at = memmem(at, n - (size_t)(at - bytes), type, strlen(type));
+    memcpy(at, " \"F16\"", strlen(type));
+    scratch_write(&s, "model.safetensors", bytes, n);
+    scratch_link_model(&s, model);
+    free(bytes);
+
+    struct model_file *file = NULL;
+    const struct kernels *k = NULL;
+    struct expert_store *store = NULL;
+    struct err why = {0};
+    cr_assert_eq(model_file_open(s.dir, &file, &why), ERR_OK, "%s", why.text);
+    cr_assert_eq(kernels_pick(NULL, &k, &why), ERR_OK);
+    cr_expect_eq(expert_store_open(file, "none", k, &store, &why), ERR_UNSUPPORTED);
+    cr_expect(strstr(why.text, "experts.3.w2.weight' is F16") != NULL &&
+                  strstr(why.text, "experts.0.w2.weight' is BF16") != NULL,
+              "%s", why.text);
+    cr_expect_null(store);
+    model_file_close(file);
+    scratch_close(&s);
 }
 
 Test(experts, every_failed_allocation_is_an_error_and_leaves_the_store_whole)

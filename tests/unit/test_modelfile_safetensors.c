@@ -37,7 +37,7 @@ Test(modelfile_safetensors, a_good_header_gives_names_shapes_and_places)
     size_t n;
     uint8_t *p = make(
         "{\"__metadata__\":{\"format\":\"pt\"}," T("b", "BF16", "[2,3]", "[8,20]") "," T(
-            "a", "F32", "[2]", "[0,8]") "," T("z", "F8_E4M3", "[4]",
+            "a", "F32", "[2]", "[0,8]") "," T("z", "F8_E5M2", "[4]",
                                               "[20,24]") "," T("e", "F32", "[0,7]", "[8,8]") "}   ",
         24, &n);
     struct safetensors s;
@@ -54,7 +54,7 @@ Test(modelfile_safetensors, a_good_header_gives_names_shapes_and_places)
     cr_expect_eq(s.tensors[2].off, n - 24 + 8);
     cr_expect_eq(s.tensors[2].bytes, 12);
     cr_expect_eq(s.tensors[3].dtype, DTYPE_N, "known to the format, not to us");
-    cr_expect_str_eq(s.tensors[3].dtype_text, "F8_E4M3");
+    cr_expect_str_eq(s.tensors[3].dtype_text, "F8_E5M2");
     safetensors_deinit(&s);
     free(p);
 }
