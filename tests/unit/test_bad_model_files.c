@@ -2,6 +2,7 @@
  * opened, or refused with the file and the field named; never a crash, never memory of a size that the file chose. */
 // links: modelfile
 #include <criterion/criterion.h>
+#include <criterion/parameterized.h>
 #include <math.h>
 #include <stdint.h>
 
@@ -373,42 +374,49 @@ static bool is_outside(const char *key)
            strcmp(key, "quantization_config") == 0;
 }
 
-Test(bad_model_files, every_value_of_config_json_is_taken_or_refused_by_its_name)
+/* A test for each family: together they are minutes under a sanitizer. */
+ParameterizedTestParameters(bad_model_files, every_value_of_config_json_is_taken_or_refused_by_its_name)
+{
+    static size_t which[N_OF(families)];
+    for (size_t i = 0; i < N_OF(families); i++)
+        which[i] = i;
+    return cr_make_param_array(size_t, which, N_OF(families));
+}
+
+ParameterizedTest(size_t *which, bad_model_files,
+                  every_value_of_config_json_is_taken_or_refused_by_its_name)
 {
     limit_memory(MEMORY_BYTES);
-    for (size_t i = 0; i < N_OF(families); i++) {
-        const struct family_rules *family = &families[i];
-        struct sweep s = {.dir = scratch_open(), .file = "config.json"};
-        json_t *config = load_json(family->model, "config.json");
-        scratch_write_json(&s.dir, "config.json", config);
-        scratch_link_model(&s.dir, family->model);
-        unlink(scratch_path(&s.dir, "generation_config.json"));
-        struct hparams hp;
-        struct err why = {0};
-        asked_begin();
-        cr_assert_eq(hparams_read(s.dir.dir, &hp, &why), ERR_OK, "%s", why.text);
-        asked_end();
-        expect_known(family->model, family->own, N_OF(family->own), common_rules,
-                     N_OF(common_rules));
-        json_t *inner = json_object_get(config, "text_config"), *in = inner ? inner : config;
-        for (size_t k = 0; k < asked.n; k++) {
-            const char *key = asked.keys[k];
-            const struct rule *r = find_rule(family->own, N_OF(family->own), key);
-            if (r == NULL) r = find_rule(common_rules, N_OF(common_rules), key);
-            if (r == NULL) continue; /* of a stretched context: below */
-            struct rule mine = of_vocabulary(*r, hp.vocab);
-            if ((strcmp(key, "num_experts") == 0 || strcmp(key, "num_local_experts") == 0) &&
-                json_object_get(in, key) != NULL)
-                mine.absence = REQUIRED;
-            if (strcmp(key, "text_config") == 0 && inner != NULL) continue; /* all is in it */
-            try_all(&s, config, is_outside(key) ? config : in, &mine);
-        }
-        print_counts(&s, family->model);
-        cr_expect_gt(s.n_opened, 50);
-        cr_expect_gt(s.n_refused, 500);
-        json_decref(config);
-        scratch_close(&s.dir);
+    const struct family_rules *family = &families[*which];
+    struct sweep s = {.dir = scratch_open(), .file = "config.json"};
+    json_t *config = load_json(family->model, "config.json");
+    scratch_write_json(&s.dir, "config.json", config);
+    scratch_link_model(&s.dir, family->model);
+    unlink(scratch_path(&s.dir, "generation_config.json"));
+    struct hparams hp;
+    struct err why = {0};
+    asked_begin();
+    cr_assert_eq(hparams_read(s.dir.dir, &hp, &why), ERR_OK, "%s", why.text);
+    asked_end();
+    expect_known(family->model, family->own, N_OF(family->own), common_rules, N_OF(common_rules));
+    json_t *inner = json_object_get(config, "text_config"), *in = inner ? inner : config;
+    for (size_t k = 0; k < asked.n; k++) {
+        const char *key = asked.keys[k];
+        const struct rule *r = find_rule(family->own, N_OF(family->own), key);
+        if (r == NULL) r = find_rule(common_rules, N_OF(common_rules), key);
+        if (r == NULL) continue; /* of a stretched context: below */
+        struct rule mine = of_vocabulary(*r, hp.vocab);
+        if ((strcmp(key, "num_experts") == 0 || strcmp(key, "num_local_experts") == 0) &&
+            json_object_get(in, key) != NULL)
+            mine.absence = REQUIRED;
+        if (strcmp(key, "text_config") == 0 && inner != NULL) continue; /* all is in it */
+        try_all(&s, config, is_outside(key) ? config : in, &mine);
     }
+    print_counts(&s, family->model);
+    cr_expect_gt(s.n_opened, 50);
+    cr_expect_gt(s.n_refused, 500);
+    json_decref(config);
+    scratch_close(&s.dir);
 }
 
 Test(bad_model_files, every_value_of_generation_config_json_too)
