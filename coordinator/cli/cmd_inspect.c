@@ -63,7 +63,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case ARGP_KEY_END:
         if (c->model == NULL)
-            argp_error(state, "MODEL is missing: a folder with config.json and safetensors files");
+            argp_error(state, "MODEL is missing: a folder with config.json and safetensors files, or a GGUF file");
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -109,14 +109,51 @@ struct report {
     struct plan_params params;
     struct plan_coordinator coordinator;
     struct class_sum classes[CLASS_N];
-    uint64_t file_bytes, unused_bytes, kv_bytes_per_token, kept_bytes;
+    uint64_t file_bytes, tensor_bytes, unused_bytes, kv_bytes_per_token, kept_bytes;
     uint32_t n_moe_layers, unused_tensors,
         kept_tensors; /* kept: matrices that --quantize cannot pack */
     char digest[MODEL_FILE_DIGEST_CHARS];
     struct expert_set wanted; /* --experts */
     struct node_sum *nodes;   /* [cfg->nodes] */
     bool *file_needed;        /* [n_paths]: holds one of the wanted experts */
+    const struct tensor **stored; /* [n_stored] the files' tensors, by address */
+    bool *used;                   /* [n_stored] */
+    uint32_t n_stored, n_repacks;
+    struct plan_repack repacks[2 * PLAN_MAX_REPACKS]; /* of the coordinator, then of experts */
 };
+
+/* ---- which of the files' tensors are used: a role may be a part of one, and have its scales in another ---------- */
+
+static int by_place(const void *a, const void *b)
+{
+    const uint8_t *x = (*(const struct tensor *const *)a)->data,
+                  *y = (*(const struct tensor *const *)b)->data;
+    return x < y ? -1 : x > y;
+}
+
+/* The tensor of a file that begins at `p` or last before it. */
+static void mark_used(struct report *r, const uint8_t *p)
+{
+    uint32_t low = 0, high = r->n_stored;
+    while (high - low > 1) {
+        uint32_t mid = low + (high - low) / 2;
+        if (r->stored[mid]->data <= p)
+            low = mid;
+        else
+            high = mid;
+    }
+    r->used[low] = true;
+}
+
+/* What the role's numbers take in the file, with scales that stand apart. */
+static uint64_t stored_bytes(const struct tensor *t)
+{
+    const uint64_t columns = tensor_columns(t), rows = tensor_n_elements(t) / columns;
+    if (t->dtype == DTYPE_F8_E4M3)
+        return rows * columns + sizeof(float) * ((rows + F8_BLOCK - 1) / F8_BLOCK) *
+                                    ((columns + F8_BLOCK - 1) / F8_BLOCK);
+    return rows * dtype_bytes(t->dtype, columns);
+}
 
 static void add_tensor(struct report *r, enum weight_role role, uint32_t layer, uint32_t expert)
 {
@@ -124,13 +161,17 @@ static void add_tensor(struct report *r, enum weight_role role, uint32_t layer, 
     if (t == NULL || (role == W_HEAD && r->hp->tied_head)) return;
     struct class_sum *c = &r->classes[weight_class(role)];
     c->tensors++;
-    c->file_bytes += t->bytes;
+    c->file_bytes += stored_bytes(t);
     c->has[t->dtype] = true;
-    bool spared = role == W_EMBED || role == W_ROUTER || t->n_dims != 2;
+    mark_used(r, t->data);
+    if (t->scales != NULL) mark_used(r, t->scales);
+    const enum weight_class class = weight_class(role);
+    bool spared = class == CLASS_EMBEDDING || class == CLASS_ROUTER || class == CLASS_VECTOR ||
+                  t->n_dims < 2 || dtype_block(t->dtype) != 1;
     if (r->cfg->quantize != QUANTIZE_NONE && !spared &&
         plan_dtype(role, t, r->cfg->quantize) == t->dtype) {
         r->kept_tensors++;
-        r->kept_bytes += t->bytes;
+        r->kept_bytes += stored_bytes(t);
     }
     if (weight_class(role) == CLASS_EXPERT && expert_set_has(&r->wanted, layer, expert))
         r->file_needed[t->file] = true;
@@ -146,13 +187,14 @@ static void gather_classes(struct report *r)
             for (uint32_t e = 0; e < experts; e++)
                 add_tensor(r, role, l, e);
     }
-    r->unused_tensors = model_file_n_tensors(r->file);
-    for (uint32_t i = 0; i < model_file_n_tensors(r->file); i++)
-        r->unused_bytes += model_file_tensor(r->file, i)->bytes;
-    for (uint32_t c = 0; c < CLASS_N; c++) {
-        r->unused_tensors -= r->classes[c].tensors;
-        r->unused_bytes -= r->classes[c].file_bytes;
+    for (uint32_t i = 0; i < r->n_stored; i++) {
+        r->tensor_bytes += r->stored[i]->bytes;
+        if (r->used[i]) continue;
+        r->unused_tensors++;
+        r->unused_bytes += r->stored[i]->bytes;
     }
+    r->n_repacks = plan_repacks(r->file, r->cfg->quantize, false, r->repacks);
+    r->n_repacks += plan_repacks(r->file, r->cfg->quantize, true, r->repacks + r->n_repacks);
     r->coordinator = plan_coordinator(r->file, r->cfg->quantize);
     r->classes[CLASS_EMBEDDING].memory_bytes = r->coordinator.embedding;
     r->classes[CLASS_HEAD].memory_bytes = r->coordinator.head;
@@ -186,7 +228,14 @@ static enum err_code gather(struct report *r, struct err *why)
     if (rc != ERR_OK) return rc;
     r->nodes = mem_zalloc_array(r->cfg->nodes, sizeof *r->nodes);
     r->file_needed = mem_zalloc_array(model_file_n_paths(r->file), sizeof *r->file_needed);
-    if (r->nodes == NULL || r->file_needed == NULL) return err_nomem(why, "the report");
+    r->n_stored = model_file_n_tensors(r->file);
+    r->stored = mem_zalloc_array(r->n_stored, sizeof *r->stored);
+    r->used = mem_zalloc_array(r->n_stored, sizeof *r->used);
+    if (r->nodes == NULL || r->file_needed == NULL || r->stored == NULL || r->used == NULL)
+        return err_nomem(why, "the report");
+    for (uint32_t i = 0; i < r->n_stored; i++)
+        r->stored[i] = model_file_tensor(r->file, i);
+    qsort(r->stored, r->n_stored, sizeof *r->stored, by_place);
     gather_classes(r);
     gather_nodes(r);
     for (uint32_t i = 0; i < model_file_n_paths(r->file); i++)
@@ -264,21 +313,63 @@ static const char *qk_norm_name(enum qk_norm norm)
     return names[norm];
 }
 
+static const char *router_name(enum router_score score)
+{
+    static const char *const names[] = {[SCORE_SOFTMAX] = "softmax over all",
+                                        [SCORE_SOFTMAX_CHOSEN] = "softmax over the chosen",
+                                        [SCORE_SIGMOID] = "sigmoid",
+                                        [SCORE_SPARSEMIXER] = "sparsemixer"};
+    return names[score];
+}
+
+static void print_attention(const struct hparams *hp)
+{
+    printf("%-12s %u heads of %u, ", "attention", hp->n_heads, hp->head_dim);
+    if (hp->mla.kv_rank > 0)
+        printf("latent keys and values of %u and %u rotated", hp->mla.kv_rank, hp->mla.rope);
+    else
+        printf("%u for keys and values; %s", hp->n_kv_heads, qk_norm_name(hp->qk_norm));
+    if (hp->relative_bias.buckets > 0)
+        printf("; relative bias of %u buckets", hp->relative_bias.buckets);
+    else
+        printf("; rope %s, theta %g", rope_name(hp->rope.kind), hp->rope.theta);
+    if (hp->rope.kind != ROPE_PLAIN && hp->rope.factor > 1) printf(", factor %g", hp->rope.factor);
+    if (hp->mla.kv_rank == 0 && hp->rope_dim < hp->head_dim) printf(", %u of them", hp->rope_dim);
+    uint32_t n = 0, window = 0;
+    for (uint32_t l = 0; l < hp->n_layers; l++)
+        if (hp->sliding_window[l] > 0) n++, window = hp->sliding_window[l];
+    if (n > 0) printf("; window %u in %u layer%s", window, n, n == 1 ? "" : "s");
+    if (hp->attention_chunk > 0) printf("; in chunks of %u", hp->attention_chunk);
+    if (hp->sinks) printf("; sinks");
+    if (hp->attention_bias) printf("; biases");
+    printf("\n");
+}
+
+static void print_experts(const struct hparams *hp)
+{
+    if (hp->n_experts == 0) return;
+    printf("%-12s %u in each layer, %u per token, width %u", "experts", hp->n_experts, hp->top_k,
+           hp->expert_width);
+    if (hp->shared_width > 0) printf("; and %u for all tokens", hp->shared_width);
+    printf("\n%-12s %s", "router", router_name(hp->router.score));
+    if (hp->router.n_groups > 1)
+        printf(", from %u of %u groups", hp->router.top_groups, hp->router.n_groups);
+    printf("; gates %s", hp->router.renormalized ? "renormalized" : "as they are");
+    if (hp->router.scale < 1 || hp->router.scale > 1) printf(" times %g", (double)hp->router.scale);
+    if (hp->expert_capacity > 0) printf("; at most %u of a prompt's tokens", hp->expert_capacity);
+    printf("\n");
+}
+
 static void print_model(const struct report *r)
 {
     const struct hparams *hp = r->hp;
     printf("%-12s %s\n", "model", model_file_dir(r->file));
     printf("%-12s %s\n", "family", hp->family_name);
-    printf("%-12s %u layers (%u with experts), hidden %u, vocabulary %u, context %u tokens\n",
-           "size", hp->n_layers, r->n_moe_layers, hp->hidden, hp->vocab, hp->ctx_max);
-    printf("%-12s %u heads of %u, %u for keys and values; %s; rope %s, theta %g", "attention",
-           hp->n_heads, hp->head_dim, hp->n_kv_heads, qk_norm_name(hp->qk_norm),
-           rope_name(hp->rope.kind), hp->rope.theta);
-    if (hp->rope.kind != ROPE_PLAIN) printf(", factor %g", hp->rope.factor);
-    if (hp->sliding_window[0] > 0) printf("; window %u", hp->sliding_window[0]);
-    if (hp->attention_bias) printf("; biases");
-    printf("\n%-12s %u in each layer, %u per token, width %u; gates %s\n", "experts", hp->n_experts,
-           hp->top_k, hp->expert_width, hp->router.renormalized ? "renormalized" : "as they are");
+    printf("%-12s %u layers (%u with experts", "size", hp->n_layers, r->n_moe_layers);
+    if (hp->n_encoder_layers > 0) printf(", %u of an encoder", hp->n_encoder_layers);
+    printf("), hidden %u, vocabulary %u, context %u tokens\n", hp->hidden, hp->vocab, hp->ctx_max);
+    print_attention(hp);
+    print_experts(hp);
     printf("%-12s %s, %s active per token, %s in experts\n", "parameters",
            count_text(r->params.total).s, count_text(r->params.active).s,
            count_text(r->params.experts).s);
@@ -290,22 +381,26 @@ static void print_model(const struct report *r)
 
 static void print_classes(const struct report *r)
 {
-    printf("\n%-18s %8s  %-9s %12s %12s\n", "tensors", "count", "dtype", "in files", "in memory");
-    uint64_t file = 0, memory = 0;
+    printf("\n%-18s %8s  %-9s %12s %12s\n", "weights", "matrices", "dtype", "in files", "in memory");
+    uint64_t memory = 0;
     for (uint32_t i = 0; i < CLASS_N; i++) {
         const struct class_sum *c = &r->classes[i];
         if (c->tensors == 0 && c->memory_bytes == 0) continue;
         printf("%-18s %8u  %-9s %12s %12s%s\n", class_names[i], c->tensors, dtypes_text(c).s,
                bytes_text(c->file_bytes).s, bytes_text(c->memory_bytes).s,
                c->tensors == 0 ? "  (the embedding, packed)" : "");
-        file += c->file_bytes;
         memory += c->memory_bytes;
     }
     if (r->unused_tensors > 0)
         printf("%-18s %8u  %-9s %12s %12s\n", "not used", r->unused_tensors, "",
                bytes_text(r->unused_bytes).s, "-");
     printf("%-18s %8u  %-9s %12s %12s\n", "total", model_file_n_tensors(r->file), "",
-           bytes_text(file + r->unused_bytes).s, bytes_text(memory).s);
+           bytes_text(r->tensor_bytes).s, bytes_text(memory).s);
+    for (uint32_t i = 0; i < r->n_repacks; i++)
+        printf("%u tensors in %s (%s) are held as %s (%s): %s\n", r->repacks[i].n_tensors,
+               dtype_name(r->repacks[i].from), bytes_text(r->repacks[i].file_bytes).s,
+               dtype_name(r->repacks[i].to), bytes_text(r->repacks[i].memory_bytes).s,
+               dtype_repack_is_exact(r->repacks[i].from) ? "without loss" : "rounded");
     if (r->kept_tensors > 0)
         printf("%u matrices (%s) keep their type: their inner width is not a multiple of 32\n",
                r->kept_tensors, bytes_text(r->kept_bytes).s);
@@ -318,6 +413,7 @@ static void print_processes(const struct report *r)
     printf("%-18s %12s   keys and values: %s per token, %s for a full context\n", "coordinator",
            bytes_text(r->coordinator.total).s, bytes_text(r->kv_bytes_per_token).s,
            bytes_text(cache).s);
+    if (r->n_moe_layers == 0) return;
     const uint32_t shown = 16;
     for (uint32_t i = 0; i < r->cfg->nodes && i < shown; i++)
         printf("node %-13u %12s   %u experts\n", i, bytes_text(r->nodes[i].bytes).s,
@@ -473,6 +569,8 @@ int cmd_inspect(int argc, char **argv)
         print_processes(&r);
         print_wanted(&r);
     }
+    mem_free(r.used);
+    mem_free(r.stored);
     mem_free(r.file_needed);
     mem_free(r.nodes);
     expert_set_deinit(&r.wanted);
