@@ -9,14 +9,14 @@ Ends with "N passed, N failed"; a fault that stays green is a failure. Some six 
 says whether each fault still finds its place, which the default test run asks for, as code moves. Standard library only.
 """
 import os
-import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from planting import NotThere, Tree
+
+PROGRAMS = ["moesaic", "moesaic-coordinator", "moesaic-node"]
 TEST = "tests/integration/test_same_bits.py"
 
 # name: what is wrong, then (file, old, new) each of which must be there exactly once.
@@ -83,75 +83,28 @@ FAULTS = {
 }
 
 
-def copy_tree(to):
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                           stdout=subprocess.PIPE).stdout.decode().split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name)
-
-
-def build(tree):
-    """None, or what the compiler said."""
-    done = subprocess.run(["cmake", "--build", "build", "--parallel", str(os.cpu_count()), "--target", "moesaic", "moesaic-coordinator",
-                           "moesaic-node"], cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return None if done.returncode == 0 else done.stdout[-1500:]
-
-
-def faulty(tree, edits):
-    """name -> text of the files with the fault in them."""
-    after = {}
-    for name, old, new in edits:
-        text = after.get(name) or (tree / name).read_text()
-        if text.count(old) != 1:
-            raise RuntimeError(f"{name} has {text.count(old)} times: {old}")
-        after[name] = text.replace(old, new)
-    return after
-
-
-def plant(tree, edits):
-    """The files' texts as they were."""
-    after = faulty(tree, edits)
-    before = {name: (tree / name).read_text() for name in after}
-    for name, text in after.items():
-        (tree / name).write_text(text)
-    return before
-
-
-def check(chosen):
-    """Does each fault find its place? Nothing is built."""
-    bad = []
-    for name, edits in chosen.items():
-        try:
-            faulty(ROOT, edits)
-        except (OSError, RuntimeError) as e:
-            bad.append(name)
-            print(f"  FAILED  {name}: {e}")
-    print(f"{len(chosen) - len(bad)} passed, {len(bad)} failed")
-    return 1 if bad else 0
-
-
 def try_fault(tree, name, edits):
     """Is it seen? Prints a line, and why not."""
     began = time.monotonic()
-    try:
-        before = plant(tree, edits)
-    except RuntimeError as e:
-        print(f"  FAILED  {name}: {e}", flush=True)
-        return False
-    wrong = build(tree)
     seen = ""
-    if wrong is None:
-        env = {k: v for k, v in os.environ.items() if k not in ("MOESAIC_BIN", "MOESAIC_BIN_AVX512")}
-        done = subprocess.run([sys.executable, "-u", TEST], cwd=tree, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        red = [line.strip() for line in done.stdout.splitlines() if "AssertionError" in line]
-        seen = red[-1][:150] if done.returncode != 0 and red else ""
-    for file, text in before.items():
-        (tree / file).write_text(text)
-    print(f"  {'passed' if seen else 'FAILED'}  {name} ({time.monotonic() - began:.0f} s)\n          "
-          f"{seen or wrong or 'it stayed green'}", flush=True)
+    try:
+        with tree.planted(edits):
+            wrong = tree.build(PROGRAMS)
+            if wrong is None:
+                seen, wrong = run_test(tree)
+    except NotThere as e:
+        wrong = str(e)
+    print(f"  {'passed' if seen else 'FAILED'}  {name} ({time.monotonic() - began:.0f} s)\n          {seen or wrong}", flush=True)
     return bool(seen)
+
+
+def run_test(tree):
+    """What the test found, or what is wrong that it found nothing."""
+    env = {k: v for k, v in os.environ.items() if k not in ("MOESAIC_BIN", "MOESAIC_BIN_AVX512")}
+    done = subprocess.run([sys.executable, "-u", TEST], cwd=tree.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True)
+    red = [line.strip() for line in done.stdout.splitlines() if "AssertionError" in line]
+    return (red[-1][:150], None) if done.returncode != 0 and red else ("", "it stayed green")
 
 
 def main():
@@ -160,14 +113,9 @@ def main():
     if "--list" in sys.argv:
         print("\n".join(chosen))
         return 0
-    if "--check" in sys.argv:
-        return check(chosen)
     with tempfile.TemporaryDirectory(prefix="moesaic-faults-") as folder:
-        tree = pathlib.Path(folder)
-        copy_tree(tree)
-        subprocess.run(["cmake", "-S", ".", "-B", "build", "-DCMAKE_BUILD_TYPE=Release", "-DMOESAIC_TESTS=OFF"], cwd=tree, check=True,
-                       stdout=subprocess.DEVNULL)
-        wrong = build(tree)
+        tree = Tree(folder, "-DMOESAIC_TESTS=OFF")
+        wrong = tree.build(PROGRAMS)
         if wrong:
             print(wrong)
             return 1

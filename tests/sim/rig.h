@@ -69,6 +69,7 @@ struct rig {
 
     int32_t eos;
     int bad_row_layer; /* the next job that runs this layer reports its first live row not finite; -1 */
+    bool time_enough;   /* deadlines are so far that nobody may fail */
     bool starve_memory; /* no allocation succeeds inside the engine */
     uint32_t most_bulk; /* bulk steps of one node seen under way together */
     struct buf *trace;  /* may be NULL */

@@ -160,6 +160,35 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
     };
 }
 
+/* The first lines of the story. */
+static void tell_world(struct sim *s, uint32_t replicas)
+{
+    const struct engine_cfg *c = &s->rig.cfg;
+    struct buf *t = s->rig.trace;
+    buf_printf(t, "The world of seed %llu: %u node%s, each expert on %u of them; %u request%s.\n",
+               (unsigned long long)s->seed, s->n_nodes, s->n_nodes == 1 ? "" : "s", replicas,
+               s->n_submits, s->n_submits == 1 ? "" : "s");
+    buf_printf(t, "The model: %u layers, %u experts of which a token sees %u, in layers",
+               c->n_layers, c->n_experts, c->top_k);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        if (s->rig.model.is_moe[i]) buf_printf(t, " %u", i);
+    if (c->n_encoder_layers > 0)
+        buf_printf(t, "; the first %u layers are an encoder", c->n_encoder_layers);
+    if (c->rope_length > 0) buf_printf(t, "; its long rope begins after %u tokens", c->rope_length);
+    buf_printf(t, "; token %d ends a text.\n", (int)s->rig.eos);
+    buf_printf(
+        t,
+        "The engine: slots 0 to %u for decode (%u rows), %u to %u for prompts (%u rows); context %u, "
+        "%u KV blocks of %u tokens; %u requests run, %u wait.\n",
+        c->decode_slots - 1, c->max_decode_rows, c->decode_slots,
+        c->decode_slots + c->prefill_slots - 1, c->chunk, c->ctx, c->n_kv_blocks,
+        ENGINE_KV_BLOCK_TOKENS, c->max_running, c->max_waiting);
+    buf_printf(t, "Deadlines are %s%s. Until %.0f ms things go wrong.\n",
+               s->far_deadlines ? "far: nobody may fail" : "near",
+               s->short_memory ? "; the engine's allocations fail now and then" : "",
+               (double)FAULTS_UNTIL_US / 1000.0);
+}
+
 static void check_end(struct sim *s)
 {
     struct rig *r = &s->rig;
@@ -179,12 +208,10 @@ static void check_end(struct sim *s)
     for (uint32_t i = 0; i < r->n_clients; i++) {
         const struct rig_client *c = &r->clients[i];
         unsigned long long id = c->id;
-        if (c->state == CLIENT_FAILED && s->far_deadlines)
-            rig_fail(r, "%llu failed though there was time: %s", id, c->text);
         if (c->state == CLIENT_FAILED && c->code != ERR_UNAVAILABLE && c->code != ERR_TIMEOUT)
-            rig_fail(r, "%llu failed in another way: %s", id, c->text);
+            rig_fail(r, "client %llu failed in another way: %s", id, c->text);
         if (c->ended_us > c->deadline_us + 1000)
-            rig_fail(r, "%llu ended %llu us after its deadline", id,
+            rig_fail(r, "client %llu ended %llu us after its deadline", id,
                      (unsigned long long)(c->ended_us - c->deadline_us));
         uint64_t *counts = s->totals->counts;
         counts[SIM_COMPLETED] += c->state == CLIENT_DONE;
@@ -233,7 +260,7 @@ static void run(struct sim *s)
     }
     for (uint32_t i = 0; i < r->n_clients; i++)
         if (r->clients[i].state == CLIENT_WAITING)
-            rig_fail(r, "%llu never ended", (unsigned long long)r->clients[i].id);
+            rig_fail(r, "client %llu never ended", (unsigned long long)r->clients[i].id);
 }
 
 bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char why[512])
@@ -256,6 +283,7 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
     s->rig.trace = trace;
     s->rig.on_job = on_job;
     s->rig.on_message = sim_cluster_send;
+    s->rig.time_enough = s->far_deadlines;
     s->rig.ctx = s;
 
     struct placement *p;
@@ -266,6 +294,7 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
         abort();
     rig_open(&s->rig, &cfg, p, seed);
     placement_release(p);
+    if (trace != NULL) tell_world(s, replicas);
     sim_cluster_open(s);
     sim_plan(s, (struct happening){.at = 0, .what = DO_CLIENT});
     run(s);
