@@ -53,8 +53,8 @@ HAND = {
         ("coordinator/engine/scheduler.c", "&q->n_blocks);\n    q->n_kv = 0;", "&q->n_blocks);"),
     "scheduler: the keys are computed again one token before the long rope begins":
         ("coordinator/engine/progress.c", "q->n_tokens == p->rope_length + 1;", "q->n_tokens == p->rope_length;"),
-    "scheduler: an encoder's prompt may be cut":
-        ("coordinator/engine/scheduler.c", "return q->n_kv < q->n_encoder ? n : 1;", "return 1;"),
+    "scheduler: rows of encoder and decoder share a pass":
+        ("coordinator/engine/scheduler.c", "    if (p->n_rows > 0 && encodes != p->encodes) return 0;\n", ""),
     "dispatch: dead rows of a step that is taken back stay open":
         ("coordinator/cluster/dispatch.c", "            lot->n_open--;\n        } else {", "        } else {"),
     "dispatch: what waits for a stream that is lost stays in its queue":

@@ -375,17 +375,28 @@ static void send(struct rig *r, const struct dispatch_step *s)
 
 /* ---- events ------------------------------------------------------------------------------------ */
 
+/* First come, first served. */
+static void check_turn(struct rig *r, struct rig_client *c)
+{
+    for (const struct rig_client *o = r->clients; o != c && !c->begun; o++)
+        if (o->state == CLIENT_WAITING && !o->begun)
+            rig_fail(r, "client %llu begins before client %llu, which came earlier",
+                     (unsigned long long)c->id, (unsigned long long)o->id);
+    c->begun = true;
+}
+
 /* Rows that begin: of whom, and that no prompt logits are computed twice. */
 static void check_begin(struct rig *r, uint32_t slot)
 {
     uint32_t n;
     const struct engine_row *rows = engine_rows(r->engine, slot, &n);
     for (uint32_t i = 0; i < n; i++) {
-        const struct rig_client *c = rig_find(r, rows[i].sequence);
+        struct rig_client *c = rig_find(r, rows[i].sequence);
         if (c == NULL || rows[i].dead)
             rig_fail(r, "row %u of slot %u begins for nobody", i, slot);
         else if (rows[i].wants_logits && !rows[i].samples && rows[i].position < c->n_prompt_told)
             rig_fail(r, "logits of position %u are computed again", rows[i].position);
+        if (c != NULL) check_turn(r, c);
         if (i > 0 && rows[i].sequence == rows[i - 1].sequence &&
             rows[i].position != rows[i - 1].position + 1)
             rig_fail(r, "positions of a sequence do not ascend");

@@ -44,6 +44,7 @@ struct rig_client {
     uint64_t id, deadline_us, ended_us;
     uint32_t n_prompt, max_tokens;
     bool prompt_logits, ignore_eos;
+    bool begun; /* a pass has had rows of it */
     int32_t *prompt, *truth;
     uint32_t n_prompt_told, n_told;
     enum engine_finish reason;

@@ -72,7 +72,7 @@ static void submit(struct sim *s)
         if (n_prompt < 2) n_prompt = 2;
     }
     uint32_t room = c->ctx - n_prompt;
-    uint32_t most = sim_chance(s, 20) ? 90 : 20;
+    uint32_t most = sim_chance(s, s->tight ? 80 : 20) ? 90 : 20;
     uint32_t max_tokens = (uint32_t)sim_draw(s, 0, room < most ? room : most);
     uint64_t deadline =
         s->rig.now_us + (s->far_deadlines ? 1000000000u : sim_draw(s, 50000, 6000000));
@@ -135,29 +135,31 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
         is_moe[i] = !dense && !sim_chance(s, 30);
     c->is_moe = is_moe;
     uint32_t most = sim_chance(s, 30) ? 400 : 200;
-    c->ctx = (uint32_t)sim_draw(s, 20, most);
+    s->tight = sim_chance(s, 30);
+    c->ctx = (uint32_t)sim_draw(s, s->tight ? 130 : 20, most);
     if (sim_chance(s, 25)) c->rope_length = (uint32_t)sim_draw(s, 1, c->ctx);
     bool encodes = c->n_layers > 1 && c->rope_length == 0 && sim_chance(s, 25);
     if (encodes) c->n_encoder_layers = (uint32_t)sim_draw(s, 1, c->n_layers - 1);
     c->n_kv_blocks =
-        (c->ctx + 63) / 64 + (uint32_t)(sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
+        (c->ctx + 63) / 64 +
+        (uint32_t)(s->tight || sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
     most = sim_chance(s, 50) ? 20 : 130;
     c->chunk = (uint32_t)sim_draw(s, 1, most);
     c->max_decode_rows = (uint32_t)sim_draw(s, 1, 8);
     c->prefill_logit_rows = sim_chance(s, 50) ? 0 : (uint32_t)sim_draw(s, 1, 9);
     c->decode_slots = (uint32_t)sim_draw(s, 1, 3);
     c->prefill_slots = (uint32_t)sim_draw(s, 1, 3);
-    c->max_running = (uint32_t)sim_draw(s, 1, 10);
+    c->max_running = (uint32_t)sim_draw(s, s->tight ? 3 : 1, 10);
     c->max_waiting = (uint32_t)sim_draw(s, 1, 12);
     s->n_nodes = (uint32_t)sim_draw(s, 1, 4);
     c->dispatch = (struct dispatch_cfg){
         .n_nodes = s->n_nodes,
-        .row_bytes = 32,
-        .result_bytes = 64,
         .piece_bytes = (uint32_t)sim_draw(s, 16, 2000),
         .bulk_outstanding = 2,
         .min_silence_us = 250000,
     };
+    c->dispatch.row_bytes = (uint32_t)sim_draw(s, 8, 200);
+    c->dispatch.result_bytes = (uint32_t)sim_draw(s, 8, 200);
 }
 
 /* The first lines of the story. */
@@ -224,6 +226,18 @@ static void check_end(struct sim *s)
     s->totals->counts[SIM_REPLAYED] += dispatch_replays(engine_dispatch(r->engine));
 }
 
+/* Nothing is under way though somebody could go on. With paused ones, which may hold all blocks, that is in order. */
+static void check_idle(struct rig *r)
+{
+    if (r->n_wire > 0) return;
+    for (uint32_t slot = 0; slot < RIG_MAX_SLOTS; slot++)
+        if (r->has_job[slot]) return;
+    struct engine_stats st;
+    engine_stats(r->engine, &st);
+    if (st.passes == 0 && st.paused == 0 && st.running + st.waiting > 0)
+        rig_fail(r, "all slots are free while %u requests run and %u wait", st.running, st.waiting);
+}
+
 static void happen(struct sim *s, const struct happening *h)
 {
     if (h->what == DO_JOB)
@@ -253,6 +267,7 @@ static void run(struct sim *s)
             sim_answer_free(h.answer);
         }
         struct engine_stats st;
+        check_idle(r);
         if (s->n_events % 16 == 0) {
             engine_stats(r->engine, &st);
             s->totals->counts[SIM_WAITED] += st.passes_waiting_for_experts > 0;
