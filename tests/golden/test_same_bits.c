@@ -272,6 +272,62 @@ Test(same_bits, beside_a_row_that_is_not_finite)
     }
 }
 
+/* What the row's residual stream gains from these results, [top_k, D], of the last row in the pass. */
+static const float *combine_from_zero(struct one_process *o, uint32_t layer, const float *results)
+{
+    const struct hparams *hp = model_hparams(o->model);
+    float *hidden = (float *)(uintptr_t)model_pass_hidden(o->pass);
+    memset(hidden, 0, hp->hidden * sizeof *hidden);
+    memcpy(model_pass_results(o->pass), results, (size_t)hp->top_k * hp->hidden * sizeof *results);
+    model_combine(o->pass, layer, o->workers);
+    return hidden;
+}
+
+/* The order of the sum is part of the contract: in ascending expert number, one fused step each, from 0. */
+Test(same_bits, experts_are_added_in_ascending_order)
+{
+    struct one_process o;
+    open_model(&o, 1, NULL, 1);
+    const struct hparams *hp = model_hparams(o.model);
+    const size_t d = hp->hidden, n = hp->top_k * d;
+    cr_assert(hp->top_k >= 2 && hp->is_moe[0] && !model_reply_bf16(o.model));
+    struct one_sequence s = one_sequence(&o, 1);
+    model_begin(o.pass, &(struct model_row){.token = 5, .blocks = s.blocks, .wants_logits = true},
+                1);
+    model_attention(o.pass, o.kv, 0, o.workers);
+    const uint16_t *ids = model_pass_experts(o.pass);
+    float *results = mem_zalloc_array(n, sizeof *results), gates[16];
+    float *want = mem_zalloc_array(d, sizeof *want);
+    cr_assert(results && want && hp->top_k <= 16);
+    for (size_t k = 0; k < hp->top_k; k++) {
+        if (k > 0) cr_expect_lt(ids[k - 1], ids[k]);
+        memset(results, 0, n * sizeof *results);
+        results[k * d] = 1;
+        gates[k] = combine_from_zero(&o, 0, results)[0];
+        cr_assert(gates[k] > 0 && gates[k] < 1);
+    }
+    uint32_t x = 7;
+    for (size_t i = 0; i < n; i++) {
+        x = x * 1664525u + 1013904223u;
+        results[i] = (float)(int32_t)x * 1e-7f;
+    }
+    size_t other = 0;
+    for (size_t i = 0; i < d; i++) {
+        float backwards = 0;
+        for (size_t k = 0; k < hp->top_k; k++) {
+            want[i] = fmaf(gates[k], results[k * d + i], want[i]);
+            size_t b = hp->top_k - 1 - k;
+            backwards = fmaf(gates[b], results[b * d + i], backwards);
+        }
+        other += backwards != want[i];
+    }
+    cr_expect_eq(memcmp(combine_from_zero(&o, 0, results), want, d * sizeof *want), 0);
+    cr_expect_gt(other, 0, "the order shows in these numbers");
+    mem_free(results);
+    mem_free(want);
+    one_close(&o);
+}
+
 /* The comparison itself must be able to fail: another prompt token, other bits. */
 Test(same_bits, one_other_token_shows)
 {

@@ -9,14 +9,14 @@ Ends with "N passed, N failed"; a fault that stays green is a failure. Some six 
 says whether each fault still finds its place, which the default test run asks for, as code moves. Standard library only.
 """
 import os
-import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from planting import NotThere, Tree, check
+
+PROGRAMS = ["moesaic", "moesaic-coordinator", "moesaic-node"]
 TEST = "tests/integration/test_same_bits.py"
 
 # name: what is wrong, then (file, old, new) each of which must be there exactly once.
@@ -82,65 +82,28 @@ FAULTS = {
 }
 
 
-def copy_tree(to):
-    names = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                           stdout=subprocess.PIPE).stdout.decode().split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file():
-            (to / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, to / name)
-
-
-def build(tree):
-    """None, or what the compiler said."""
-    done = subprocess.run(["cmake", "--build", "build", "--parallel", str(os.cpu_count()), "--target", "moesaic", "moesaic-coordinator",
-                           "moesaic-node"], cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return None if done.returncode == 0 else done.stdout[-1500:]
-
-
-def plant(tree, edits):
-    """The files' texts as they were."""
-    before = {}
-    for name, old, new in edits:
-        text = (tree / name).read_text()
-        before.setdefault(name, text)
-        if text.count(old) != 1:
-            raise RuntimeError(f"{name} has {text.count(old)} times: {old}")
-        (tree / name).write_text(text.replace(old, new))
-    return before
-
-
 def try_fault(tree, name, edits):
     """Is it seen? Prints a line, and why not."""
     began = time.monotonic()
-    try:
-        before = plant(tree, edits)
-    except RuntimeError as e:
-        print(f"  FAILED  {name}: {e}", flush=True)
-        return False
-    wrong = build(tree)
     seen = ""
-    if wrong is None:
-        env = {k: v for k, v in os.environ.items() if k not in ("MOESAIC_BIN", "MOESAIC_BIN_AVX512")}
-        done = subprocess.run([sys.executable, "-u", TEST], cwd=tree, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        red = [line.strip() for line in done.stdout.splitlines() if "AssertionError" in line]
-        seen = red[-1][:150] if done.returncode != 0 and red else ""
-    for file, text in before.items():
-        (tree / file).write_text(text)
-    print(f"  {'passed' if seen else 'FAILED'}  {name} ({time.monotonic() - began:.0f} s)\n          "
-          f"{seen or wrong or 'it stayed green'}", flush=True)
+    try:
+        with tree.planted(edits):
+            wrong = tree.build(PROGRAMS)
+            if wrong is None:
+                seen, wrong = run_test(tree)
+    except NotThere as e:
+        wrong = str(e)
+    print(f"  {'passed' if seen else 'FAILED'}  {name} ({time.monotonic() - began:.0f} s)\n          {seen or wrong}", flush=True)
     return bool(seen)
 
 
-def check(chosen):
-    """Does each fault find its place in the sources as they are? Nothing is built."""
-    lost = [(fault, file, old) for fault, edits in chosen.items() for file, old, _ in edits
-            if not (ROOT / file).exists() or (ROOT / file).read_text().count(old) != 1]
-    for fault, file, old in lost:
-        print(f"  FAILED  {fault}: not exactly once in {file}: {old}")
-    n_failed = len({fault for fault, _, _ in lost})
-    print(f"{len(chosen) - n_failed} passed, {n_failed} failed")
-    return 1 if lost else 0
+def run_test(tree):
+    """What the test found, or what is wrong that it found nothing."""
+    env = {k: v for k, v in os.environ.items() if k not in ("MOESAIC_BIN", "MOESAIC_BIN_AVX512")}
+    done = subprocess.run([sys.executable, "-u", TEST], cwd=tree.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True)
+    red = [line.strip() for line in done.stdout.splitlines() if "AssertionError" in line]
+    return (red[-1][:150], None) if done.returncode != 0 and red else ("", "it stayed green")
 
 
 def main():
@@ -152,11 +115,8 @@ def main():
     if "--check" in sys.argv:
         return check(chosen)
     with tempfile.TemporaryDirectory(prefix="moesaic-faults-") as folder:
-        tree = pathlib.Path(folder)
-        copy_tree(tree)
-        subprocess.run(["cmake", "-S", ".", "-B", "build", "-DCMAKE_BUILD_TYPE=Release", "-DMOESAIC_TESTS=OFF"], cwd=tree, check=True,
-                       stdout=subprocess.DEVNULL)
-        wrong = build(tree)
+        tree = Tree(folder, "-DMOESAIC_TESTS=OFF")
+        wrong = tree.build(PROGRAMS)
         if wrong:
             print(wrong)
             return 1

@@ -8,6 +8,61 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 
+/* Whose rows a pass has: "client 3: positions 0 to 17; client 5: position 40". Valid until the next call. */
+static const char *parts_text(const struct rig *r, uint32_t slot)
+{
+    static char text[300];
+    size_t at = 0;
+    uint32_t n;
+    const struct engine_row *rows = engine_rows(r->engine, slot, &n);
+    text[0] = 0;
+    for (uint32_t i = 0, end; i < n && at < sizeof text; i = end) {
+        for (end = i + 1; end < n && rows[end].sequence == rows[i].sequence;)
+            end++;
+        at += (size_t)snprintf(text + at, sizeof text - at, "%sclient %llu: position%s %u",
+                               i == 0 ? "" : "; ", (unsigned long long)rows[i].sequence,
+                               end - i > 1 ? "s" : "", rows[i].position);
+        if (end - i > 1 && at < sizeof text)
+            at += (size_t)snprintf(text + at, sizeof text - at, " to %u", rows[end - 1].position);
+        if (rows[i].dead && at < sizeof text)
+            at += (size_t)snprintf(text + at, sizeof text - at, " (gone)");
+    }
+    return text;
+}
+
+/* Who waits for what, for whoever reads the trace of a failure. */
+static void note_state(struct rig *r)
+{
+    if (r->trace == NULL || r->engine == NULL) return;
+    buf_printf(r->trace, "At this moment:\n");
+    for (uint32_t i = 0; i < r->n_clients; i++) {
+        const struct rig_client *c = &r->clients[i];
+        if (c->state == CLIENT_WAITING)
+            buf_printf(r->trace,
+                       "  client %llu waits, has %u of up to %u tokens, deadline %.3f ms\n",
+                       (unsigned long long)c->id, c->n_told, c->max_tokens,
+                       (double)c->deadline_us / 1000.0);
+    }
+    for (uint32_t slot = 0; slot < r->cfg.decode_slots + r->cfg.prefill_slots; slot++) {
+        uint32_t n, n_open = dispatch_n_open(engine_dispatch(r->engine), slot),
+                    n_unsent = dispatch_n_unsent(engine_dispatch(r->engine), slot);
+        engine_rows(r->engine, slot, &n);
+        if (n == 0) continue;
+        buf_printf(r->trace,
+                   "  slot %u: a pass of %s%s, %u results are missing, %u of them unsent\n", slot,
+                   parts_text(r, slot), r->has_job[slot] ? ", the coordinator computes" : "",
+                   n_open, n_unsent);
+    }
+    for (uint32_t i = 0; i < r->n_wire; i++)
+        buf_printf(r->trace, "  step %llu of slot %u is at node %u or on its way%s\n",
+                   (unsigned long long)(r->wire[i]->step >> 20), r->wire[i]->slot, r->wire[i]->node,
+                   engine_find_step(r->engine, r->wire[i]->step) == NULL ? ", not waited for" : "");
+    for (uint32_t n = 0; n < r->cfg.dispatch.n_nodes; n++)
+        buf_printf(r->trace, "  node %u: the decode stream %s, the bulk stream %s\n", n,
+                   r->up[n][DISPATCH_DECODE] ? "stands" : "is gone",
+                   r->up[n][DISPATCH_BULK] ? "stands" : "is gone");
+}
+
 void rig_fail(struct rig *r, const char *fmt, ...)
 {
     if (r->wrong[0] != 0) return;
@@ -16,6 +71,7 @@ void rig_fail(struct rig *r, const char *fmt, ...)
     vsnprintf(r->wrong, sizeof r->wrong, fmt, args);
     va_end(args);
     rig_note(r, "WRONG: %s", r->wrong);
+    note_state(r);
 }
 
 void rig_note(struct rig *r, const char *fmt, ...)
@@ -120,8 +176,9 @@ struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uin
     ev.submit.prompt_logits = prompt_logits;
     ev.submit.deadline_us = deadline_us;
     ev.now_us = r->now_us;
-    rig_note(r, "client %llu asks for %u + %u tokens", (unsigned long long)id, n_prompt,
-             max_tokens);
+    rig_note(r, "client %llu brings a prompt of %u and asks for up to %u tokens by %.3f ms%s",
+             (unsigned long long)id, n_prompt, max_tokens, (double)deadline_us / 1000.0,
+             prompt_logits ? ", and for its prompt's logits" : "");
     enum err_code rc = rig_step(r, ev);
     if (rc == ERR_OK) return c;
     if (why != NULL) *why = r->refusal;
@@ -154,37 +211,37 @@ static void check_emit(struct rig *r, const struct engine_action *a)
     struct rig_client *c = rig_find(r, a->emit.sequence);
     unsigned long long id = a->emit.sequence;
     if (c == NULL) {
-        rig_fail(r, "EMIT for %llu, which is not waiting", id);
+        rig_fail(r, "token for client %llu, which is not waiting", id);
         return;
     }
     const struct fake_pass *p = &r->passes[a->emit.slot];
     if (a->emit.logit_row >= p->n_logit_rows || p->logit_rows[a->emit.logit_row] != a->emit.row)
-        rig_fail(r, "EMIT for %llu: logit row %u is not that of row %u", id, a->emit.logit_row,
-                 a->emit.row);
+        rig_fail(r, "token for client %llu: logit row %u is not that of row %u", id,
+                 a->emit.logit_row, a->emit.row);
     if (p->rows[a->emit.row].sequence != id)
-        rig_fail(r, "EMIT for %llu: row %u is another's", id, a->emit.row);
+        rig_fail(r, "token for client %llu: row %u is another's", id, a->emit.row);
     if (a->emit.is_prompt) {
         bool last = a->emit.index + 1 == c->n_prompt;
         if (!c->prompt_logits || a->emit.index != c->n_prompt_told ||
             a->emit.index >= c->n_prompt || c->n_told > 0)
-            rig_fail(r, "EMIT for %llu: prompt row %u after %u", id, a->emit.index,
+            rig_fail(r, "token for client %llu: prompt row %u after %u", id, a->emit.index,
                      c->n_prompt_told);
         else if (a->emit.token != (last ? -1 : c->prompt[a->emit.index + 1]))
-            rig_fail(r, "EMIT for %llu: prompt row %u has token %d", id, a->emit.index,
+            rig_fail(r, "token for client %llu: prompt row %u has token %d", id, a->emit.index,
                      a->emit.token);
         c->n_prompt_told++;
         return;
     }
     rig_note(r, "  client %llu gets token %u: %d", id, a->emit.index, a->emit.token);
     if (a->emit.index != c->n_told || c->n_told >= c->max_tokens)
-        rig_fail(r, "EMIT for %llu: token %u after %u of %u", id, a->emit.index, c->n_told,
+        rig_fail(r, "token for client %llu: token %u after %u of %u", id, a->emit.index, c->n_told,
                  c->max_tokens);
     else if (a->emit.token != c->truth[c->n_told])
-        rig_fail(r, "EMIT for %llu: token %u is %d, the model says %d", id, a->emit.index,
+        rig_fail(r, "token for client %llu: token %u is %d, the model says %d", id, a->emit.index,
                  a->emit.token, c->truth[c->n_told]);
     if (c->prompt_logits && c->n_prompt_told != c->n_prompt)
-        rig_fail(r, "EMIT for %llu: a token after %u of %u prompt rows", id, c->n_prompt_told,
-                 c->n_prompt);
+        rig_fail(r, "token for client %llu: a token after %u of %u prompt rows", id,
+                 c->n_prompt_told, c->n_prompt);
     c->n_told++;
 }
 
@@ -193,7 +250,7 @@ static void check_finish(struct rig *r, const struct engine_action *a)
     struct rig_client *c = rig_find(r, a->finish.sequence);
     unsigned long long id = a->finish.sequence;
     if (c == NULL) {
-        rig_fail(r, "FINISH for %llu, which is not waiting", id);
+        rig_fail(r, "the end for client %llu, which is not waiting", id);
         return;
     }
     c->ended_us = r->now_us;
@@ -202,13 +259,13 @@ static void check_finish(struct rig *r, const struct engine_action *a)
     bool at_eos = c->n_told > 0 && r->eos >= 0 && c->truth[c->n_told - 1] == r->eos;
     switch (a->finish.reason) {
     case ENGINE_FINISH_EOS:
-        if (!at_eos) rig_fail(r, "FINISH EOS for %llu without it", id);
+        if (!at_eos) rig_fail(r, "client %llu is ended by a token that ends nothing", id);
         break;
     case ENGINE_FINISH_LENGTH:
         if (c->n_told != c->max_tokens || at_eos)
-            rig_fail(r, "FINISH LENGTH for %llu with %u of %u", id, c->n_told, c->max_tokens);
+            rig_fail(r, "client %llu is ended with %u of %u tokens", id, c->n_told, c->max_tokens);
         if (c->prompt_logits && c->n_prompt_told != c->n_prompt)
-            rig_fail(r, "FINISH for %llu with %u of %u prompt rows", id, c->n_prompt_told,
+            rig_fail(r, "client %llu is ended with %u of %u prompt rows", id, c->n_prompt_told,
                      c->n_prompt);
         break;
     case ENGINE_FINISH_FAILED:
@@ -216,10 +273,14 @@ static void check_finish(struct rig *r, const struct engine_action *a)
         snprintf(c->text, sizeof c->text, "%s", a->finish.text);
         break;
     }
-    rig_note(r, "  client %llu is done: %s", id,
-             c->state == CLIENT_FAILED
-                 ? c->text
-                 : (a->finish.reason == ENGINE_FINISH_EOS ? "eos" : "length"));
+    if (c->state == CLIENT_FAILED)
+        rig_note(r, "  client %llu is told an error: %s", id, c->text);
+    else
+        rig_note(r, "  client %llu is done: %s", id,
+                 a->finish.reason == ENGINE_FINISH_EOS ? "the model ends its text"
+                                                       : "it has all the tokens it asked for");
+    if (c->state == CLIENT_FAILED && r->time_enough)
+        rig_fail(r, "client %llu failed though there was time: %s", id, c->text);
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------- */
@@ -305,13 +366,24 @@ static void send(struct rig *r, const struct dispatch_step *s)
         bulk += r->wire[i]->lane == DISPATCH_BULK && r->wire[i]->node == s->node &&
                 engine_find_step(r->engine, r->wire[i]->step) != NULL;
     if (bulk > r->most_bulk) r->most_bulk = bulk;
-    rig_note(r, "  slot %u layer %u: step %llu goes to node %u, %u rows, %u results%s", s->slot,
-             s->layer, (unsigned long long)(s->id >> 20), s->node, s->n_rows, s->n_entries,
+    rig_note(r, "  slot %u layer %u: step %llu goes to node %u, %u row%s, %u result%s%s", s->slot,
+             s->layer, (unsigned long long)(s->id >> 20), s->node, s->n_rows,
+             s->n_rows == 1 ? "" : "s", s->n_entries, s->n_entries == 1 ? "" : "s",
              s->is_replay ? ", asked again" : "");
     if (r->on_message != NULL) r->on_message(r->ctx, m);
 }
 
 /* ---- events ------------------------------------------------------------------------------------ */
+
+/* First come, first served. */
+static void check_turn(struct rig *r, struct rig_client *c)
+{
+    for (const struct rig_client *o = r->clients; o != c && !c->begun; o++)
+        if (o->state == CLIENT_WAITING && !o->begun)
+            rig_fail(r, "client %llu begins before client %llu, which came earlier",
+                     (unsigned long long)c->id, (unsigned long long)o->id);
+    c->begun = true;
+}
 
 /* Rows that begin: of whom, and that no prompt logits are computed twice. */
 static void check_begin(struct rig *r, uint32_t slot)
@@ -319,11 +391,12 @@ static void check_begin(struct rig *r, uint32_t slot)
     uint32_t n;
     const struct engine_row *rows = engine_rows(r->engine, slot, &n);
     for (uint32_t i = 0; i < n; i++) {
-        const struct rig_client *c = rig_find(r, rows[i].sequence);
+        struct rig_client *c = rig_find(r, rows[i].sequence);
         if (c == NULL || rows[i].dead)
             rig_fail(r, "row %u of slot %u begins for nobody", i, slot);
         else if (rows[i].wants_logits && !rows[i].samples && rows[i].position < c->n_prompt_told)
             rig_fail(r, "logits of position %u are computed again", rows[i].position);
+        if (c != NULL) check_turn(r, c);
         if (i > 0 && rows[i].sequence == rows[i - 1].sequence &&
             rows[i].position != rows[i - 1].position + 1)
             rig_fail(r, "positions of a sequence do not ascend");
@@ -344,10 +417,13 @@ static void note_job(struct rig *r, const struct engine_job *job)
     char combine[48] = "";
     if (job->combine_layer >= 0)
         snprintf(combine, sizeof combine, " with the results of layer %d", job->combine_layer);
-    uint32_t n;
-    engine_rows(r->engine, job->slot, &n);
-    if (job->begin) rig_note(r, "  slot %u begins a pass of %u rows", job->slot, n);
-    if (job->first_layer <= job->last_layer)
+    if (r->trace == NULL) return;
+    if (job->begin)
+        rig_note(r, "  slot %u begins a pass of %s", job->slot, parts_text(r, job->slot));
+    if (job->first_layer == job->last_layer)
+        rig_note(r, "  slot %u computes layer %d%s%s", job->slot, job->first_layer, combine,
+                 job->head ? ", then the head" : "");
+    else if (job->first_layer < job->last_layer)
         rig_note(r, "  slot %u computes layers %d to %d%s%s", job->slot, job->first_layer,
                  job->last_layer, combine, job->head ? ", then the head" : "");
     else

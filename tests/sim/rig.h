@@ -44,6 +44,7 @@ struct rig_client {
     uint64_t id, deadline_us, ended_us;
     uint32_t n_prompt, max_tokens;
     bool prompt_logits, ignore_eos;
+    bool begun; /* a pass has had rows of it */
     int32_t *prompt, *truth;
     uint32_t n_prompt_told, n_told;
     enum engine_finish reason;
@@ -69,6 +70,7 @@ struct rig {
 
     int32_t eos;
     int bad_row_layer; /* the next job that runs this layer reports its first live row not finite; -1 */
+    bool time_enough;   /* deadlines are so far that nobody may fail */
     bool starve_memory; /* no allocation succeeds inside the engine */
     uint32_t most_bulk; /* bulk steps of one node seen under way together */
     struct buf *trace;  /* may be NULL */

@@ -72,7 +72,7 @@ static void submit(struct sim *s)
         if (n_prompt < 2) n_prompt = 2;
     }
     uint32_t room = c->ctx - n_prompt;
-    uint32_t most = sim_chance(s, 20) ? 90 : 20;
+    uint32_t most = sim_chance(s, s->tight ? 80 : 20) ? 90 : 20;
     uint32_t max_tokens = (uint32_t)sim_draw(s, 0, room < most ? room : most);
     uint64_t deadline =
         s->rig.now_us + (s->far_deadlines ? 1000000000u : sim_draw(s, 50000, 6000000));
@@ -135,29 +135,60 @@ static void draw_world(struct sim *s, struct engine_cfg *c, bool is_moe[FAKE_MAX
         is_moe[i] = !dense && !sim_chance(s, 30);
     c->is_moe = is_moe;
     uint32_t most = sim_chance(s, 30) ? 400 : 200;
-    c->ctx = (uint32_t)sim_draw(s, 20, most);
+    s->tight = sim_chance(s, 30);
+    c->ctx = (uint32_t)sim_draw(s, s->tight ? 130 : 20, most);
     if (sim_chance(s, 25)) c->rope_length = (uint32_t)sim_draw(s, 1, c->ctx);
     bool encodes = c->n_layers > 1 && c->rope_length == 0 && sim_chance(s, 25);
     if (encodes) c->n_encoder_layers = (uint32_t)sim_draw(s, 1, c->n_layers - 1);
     c->n_kv_blocks =
-        (c->ctx + 63) / 64 + (uint32_t)(sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
+        (c->ctx + 63) / 64 +
+        (uint32_t)(s->tight || sim_chance(s, 60) ? sim_draw(s, 0, 2) : sim_draw(s, 0, 30));
     most = sim_chance(s, 50) ? 20 : 130;
     c->chunk = (uint32_t)sim_draw(s, 1, most);
     c->max_decode_rows = (uint32_t)sim_draw(s, 1, 8);
     c->prefill_logit_rows = sim_chance(s, 50) ? 0 : (uint32_t)sim_draw(s, 1, 9);
     c->decode_slots = (uint32_t)sim_draw(s, 1, 3);
     c->prefill_slots = (uint32_t)sim_draw(s, 1, 3);
-    c->max_running = (uint32_t)sim_draw(s, 1, 10);
+    c->max_running = (uint32_t)sim_draw(s, s->tight ? 3 : 1, 10);
     c->max_waiting = (uint32_t)sim_draw(s, 1, 12);
     s->n_nodes = (uint32_t)sim_draw(s, 1, 4);
     c->dispatch = (struct dispatch_cfg){
         .n_nodes = s->n_nodes,
-        .row_bytes = 32,
-        .result_bytes = 64,
         .piece_bytes = (uint32_t)sim_draw(s, 16, 2000),
         .bulk_outstanding = 2,
         .min_silence_us = 250000,
     };
+    c->dispatch.row_bytes = (uint32_t)sim_draw(s, 8, 200);
+    c->dispatch.result_bytes = (uint32_t)sim_draw(s, 8, 200);
+}
+
+/* The first lines of the story. */
+static void tell_world(struct sim *s, uint32_t replicas)
+{
+    const struct engine_cfg *c = &s->rig.cfg;
+    struct buf *t = s->rig.trace;
+    buf_printf(t, "The world of seed %llu: %u node%s, each expert on %u of them; %u request%s.\n",
+               (unsigned long long)s->seed, s->n_nodes, s->n_nodes == 1 ? "" : "s", replicas,
+               s->n_submits, s->n_submits == 1 ? "" : "s");
+    buf_printf(t, "The model: %u layers, %u experts of which a token sees %u, in layers",
+               c->n_layers, c->n_experts, c->top_k);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        if (s->rig.model.is_moe[i]) buf_printf(t, " %u", i);
+    if (c->n_encoder_layers > 0)
+        buf_printf(t, "; the first %u layers are an encoder", c->n_encoder_layers);
+    if (c->rope_length > 0) buf_printf(t, "; its long rope begins after %u tokens", c->rope_length);
+    buf_printf(t, "; token %d ends a text.\n", (int)s->rig.eos);
+    buf_printf(
+        t,
+        "The engine: slots 0 to %u for decode (%u rows), %u to %u for prompts (%u rows); context %u, "
+        "%u KV blocks of %u tokens; %u requests run, %u wait.\n",
+        c->decode_slots - 1, c->max_decode_rows, c->decode_slots,
+        c->decode_slots + c->prefill_slots - 1, c->chunk, c->ctx, c->n_kv_blocks,
+        ENGINE_KV_BLOCK_TOKENS, c->max_running, c->max_waiting);
+    buf_printf(t, "Deadlines are %s%s. Until %.0f ms things go wrong.\n",
+               s->far_deadlines ? "far: nobody may fail" : "near",
+               s->short_memory ? "; the engine's allocations fail now and then" : "",
+               (double)FAULTS_UNTIL_US / 1000.0);
 }
 
 static void check_end(struct sim *s)
@@ -179,12 +210,10 @@ static void check_end(struct sim *s)
     for (uint32_t i = 0; i < r->n_clients; i++) {
         const struct rig_client *c = &r->clients[i];
         unsigned long long id = c->id;
-        if (c->state == CLIENT_FAILED && s->far_deadlines)
-            rig_fail(r, "%llu failed though there was time: %s", id, c->text);
         if (c->state == CLIENT_FAILED && c->code != ERR_UNAVAILABLE && c->code != ERR_TIMEOUT)
-            rig_fail(r, "%llu failed in another way: %s", id, c->text);
+            rig_fail(r, "client %llu failed in another way: %s", id, c->text);
         if (c->ended_us > c->deadline_us + 1000)
-            rig_fail(r, "%llu ended %llu us after its deadline", id,
+            rig_fail(r, "client %llu ended %llu us after its deadline", id,
                      (unsigned long long)(c->ended_us - c->deadline_us));
         uint64_t *counts = s->totals->counts;
         counts[SIM_COMPLETED] += c->state == CLIENT_DONE;
@@ -195,6 +224,18 @@ static void check_end(struct sim *s)
     sim_cluster_check_end(s);
     s->totals->counts[SIM_PREEMPTED] += st.preemptions;
     s->totals->counts[SIM_REPLAYED] += dispatch_replays(engine_dispatch(r->engine));
+}
+
+/* Nothing is under way though somebody could go on. With paused ones, which may hold all blocks, that is in order. */
+static void check_idle(struct rig *r)
+{
+    if (r->n_wire > 0) return;
+    for (uint32_t slot = 0; slot < RIG_MAX_SLOTS; slot++)
+        if (r->has_job[slot]) return;
+    struct engine_stats st;
+    engine_stats(r->engine, &st);
+    if (st.passes == 0 && st.paused == 0 && st.running + st.waiting > 0)
+        rig_fail(r, "all slots are free while %u requests run and %u wait", st.running, st.waiting);
 }
 
 static void happen(struct sim *s, const struct happening *h)
@@ -226,6 +267,7 @@ static void run(struct sim *s)
             sim_answer_free(h.answer);
         }
         struct engine_stats st;
+        check_idle(r);
         if (s->n_events % 16 == 0) {
             engine_stats(r->engine, &st);
             s->totals->counts[SIM_WAITED] += st.passes_waiting_for_experts > 0;
@@ -233,7 +275,7 @@ static void run(struct sim *s)
     }
     for (uint32_t i = 0; i < r->n_clients; i++)
         if (r->clients[i].state == CLIENT_WAITING)
-            rig_fail(r, "%llu never ended", (unsigned long long)r->clients[i].id);
+            rig_fail(r, "client %llu never ended", (unsigned long long)r->clients[i].id);
 }
 
 bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char why[512])
@@ -256,6 +298,7 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
     s->rig.trace = trace;
     s->rig.on_job = on_job;
     s->rig.on_message = sim_cluster_send;
+    s->rig.time_enough = s->far_deadlines;
     s->rig.ctx = s;
 
     struct placement *p;
@@ -266,6 +309,7 @@ bool sim_run(uint64_t seed, struct buf *trace, struct sim_totals *totals, char w
         abort();
     rig_open(&s->rig, &cfg, p, seed);
     placement_release(p);
+    if (trace != NULL) tell_world(s, replicas);
     sim_cluster_open(s);
     sim_plan(s, (struct happening){.at = 0, .what = DO_CLIENT});
     run(s);

@@ -71,6 +71,7 @@ struct sim {
     uint32_t n_heap, cap_heap;
     uint32_t n_nodes, n_submits, n_submitted;
     bool far_deadlines, short_memory;
+    bool tight; /* few KV blocks for long texts: sequences are preempted */
     struct machine machines[RIG_MAX_NODES];
     size_t bitmap_bytes;
     uint64_t epoch, next_id, next_stream, last_born_us;

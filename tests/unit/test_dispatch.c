@@ -381,6 +381,23 @@ Test(dispatch, a_new_placement_serves_waiting_rows)
     dispatch_close(d);
 }
 
+Test(dispatch, a_new_placement_forgets_who_refused)
+{
+    struct dispatch *d = open_dispatch(2, 1, 4, 1000);
+    const uint16_t routing[] = {0, 2}; /* node 0 */
+    const struct dispatch_step *s[4];
+    struct placement *p;
+    dispatch_start(d, 0, SLOT_DECODE, 0, routing, no_skip, 1);
+    cr_assert_eq(take_sends(d, s, 4), 1);
+    dispatch_failed(d, 1000, s[0]->id);
+    cr_expect_eq(take_sends(d, s, 4), 0);
+    cr_assert_eq(placement_spread(4, 4, 2, 1, 0, &p, NULL), ERR_OK);
+    cr_assert_eq(dispatch_set_placement(d, 1001, p, NULL), ERR_OK);
+    placement_release(p);
+    cr_expect_eq(take_sends(d, s, 4), 1, "at once: it says that the node holds them now");
+    dispatch_close(d);
+}
+
 Test(dispatch, short_memory_delays_steps_and_loses_none)
 {
     struct dispatch *d = open_dispatch(2, 1, 4, 1000);

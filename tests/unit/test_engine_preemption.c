@@ -119,6 +119,26 @@ Test(engine_preemption, one_request_of_the_whole_context_fits)
     rig_close(&r);
 }
 
+Test(engine_preemption, one_that_was_preempted_is_not_overtaken_by_one_that_came_later)
+{
+    struct rig r;
+    open_tight(&r, 4);
+    struct rig_client *a = rig_submit(&r, 1, 60, 120, false, NEVER, NULL);
+    struct rig_client *b = rig_submit(&r, 2, 120, 60, false, NEVER, NULL);
+    while (stats_of(&r).preemptions == 0 && a->state == CLIENT_WAITING) {
+        if (a->n_told == 20 && r.n_clients == 2) rig_submit(&r, 3, 100, 20, false, NEVER, NULL);
+        cr_assert_eq(rig_run(&r, 1), 1);
+    }
+    struct rig_client *c = &r.clients[2];
+    cr_assert(a->state == CLIENT_WAITING && b->n_told > 0 && c->n_told == 0);
+    while (c->n_told == 0)
+        cr_assert_eq(rig_run(&r, 1), 1, "%s", r.wrong);
+    cr_expect_eq(b->state, CLIENT_DONE);
+    cr_expect_lt(rig_run(&r, 100000), 100000);
+    cr_expect_eq(r.wrong[0], 0, "%s", r.wrong);
+    rig_close(&r);
+}
+
 /* Jobs and answers of these slots only, until they wait for something else. */
 static void run_slots(struct rig *r, uint32_t first, uint32_t last)
 {
