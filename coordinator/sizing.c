@@ -22,8 +22,7 @@ static uint64_t scratch_bytes(const struct hparams *hp, uint32_t rows)
         attention += heads * (kv.key_dim + 2 * (uint64_t)(hp->mla.nope + hp->mla.kv_rank)) +
                      2 * (uint64_t)hp->mla.q_rank;
     uint64_t ffn = hp->dense_width > hp->shared_width ? hp->dense_width : hp->shared_width;
-    uint64_t per_row =
-        (uint64_t)hp->hidden * (8 + hp->top_k) + attention + hp->n_experts + 3 * ffn;
+    uint64_t per_row = (uint64_t)hp->hidden * (8 + hp->top_k) + attention + hp->n_experts + 3 * ffn;
     return rows * per_row * 4 + (uint64_t)DECODE_ROWS * hp->vocab * 4;
 }
 

@@ -7,14 +7,15 @@
     (64u << 20) /* DeepSeek-V3's largest shard header is 150 KiB; room for one-file models */
 #define LIMIT_GGUF_HEADER_BYTES                                                                    \
     (1u << 30) /* vocabularies of 200k entries with merges and scores: 12 MiB */
-#define LIMIT_GGUF_KEYS        65536u
-#define LIMIT_GGUF_TENSORS     (1u << 20) /* experts apart: 46k for 58 layers of 256 */
-#define LIMIT_GGUF_ARRAY       (16u << 20) /* strings of a vocabulary or of its merges */
-#define LIMIT_CONFIG_JSON_BYTES        (1u << 20)
-#define LIMIT_INDEX_JSON_BYTES         (64u << 20) /* DeepSeek-V3's index: 9 MiB */
-#define LIMIT_TOKENIZER_JSON_BYTES     (128u << 20)
-#define LIMIT_TOKENIZER_REGEX_BYTES    (64u << 10) /* DeepSeek's longest: 1 KiB */
-#define LIMIT_TOKENIZER_REGEX_STEPS    10000000u   /* backtracks in one match, and 4 for each byte of the text */
+#define LIMIT_GGUF_KEYS             65536u
+#define LIMIT_GGUF_TENSORS          (1u << 20)  /* experts apart: 46k for 58 layers of 256 */
+#define LIMIT_GGUF_ARRAY            (16u << 20) /* strings of a vocabulary or of its merges */
+#define LIMIT_CONFIG_JSON_BYTES     (1u << 20)
+#define LIMIT_INDEX_JSON_BYTES      (64u << 20) /* DeepSeek-V3's index: 9 MiB */
+#define LIMIT_TOKENIZER_JSON_BYTES  (128u << 20)
+#define LIMIT_TOKENIZER_REGEX_BYTES (64u << 10) /* DeepSeek's longest: 1 KiB */
+#define LIMIT_TOKENIZER_REGEX_STEPS                                                                \
+    10000000u /* backtracks in one match, and 4 for each byte of the text */
 #define LIMIT_TOKENIZER_REGEX_HEAP_KIB (64u << 10)
 #define LIMIT_ADDED_TOKEN_BYTES        4096u
 #define LIMIT_SCORED_TOKEN_BYTES                                                                   \
@@ -64,12 +65,13 @@
 #define LIMIT_REQUEST_MS         600000u
 
 /* Tools */
-#define LIMIT_TOOLS            128u /* offered in one request, as OpenAI has it */
-#define LIMIT_TOOL_CALLS       128u /* in one message; a model's further ones are text */
-#define LIMIT_TOOL_NAME_BYTES  256u
-#define LIMIT_TOOL_ID_BYTES    256u
-#define LIMIT_TOOL_CALL_BYTES  (1u << 20) /* the text of one call, kept in case it has to be given back */
-#define LIMIT_REPLY_HEAD_BYTES 512u       /* between <|start|> and <|message|> */
+#define LIMIT_TOOLS           128u /* offered in one request, as OpenAI has it */
+#define LIMIT_TOOL_CALLS      128u /* in one message; a model's further ones are text */
+#define LIMIT_TOOL_NAME_BYTES 256u
+#define LIMIT_TOOL_ID_BYTES   256u
+#define LIMIT_TOOL_CALL_BYTES                                                                      \
+    (1u << 20)                      /* the text of one call, kept in case it has to be given back */
+#define LIMIT_REPLY_HEAD_BYTES 512u /* between <|start|> and <|message|> */
 
 /* Chat templates */
 #define LIMIT_TEMPLATE_STEPS        1000000u

@@ -190,8 +190,9 @@ static void run_wave(struct wave *wave, struct workers *w)
         piece->down = expert_matrix(&g->down, piece->expert->region, g->down_off);
         products[n++] = (struct product){
             .w = &piece->gate, .x = piece->in, .y = wave->gate + off, .ldy = g->gate.n};
-        if (g->up.n > 0) products[n++] = (struct product){
-            .w = &piece->up, .x = piece->in, .y = wave->up + off, .ldy = g->gate.n};
+        if (g->up.n > 0)
+            products[n++] = (struct product){
+                .w = &piece->up, .x = piece->in, .y = wave->up + off, .ldy = g->gate.n};
     }
     products_run(s->k, products, n, &wave->kernel, w);
     run_rows(w, wave->n_rows, g->gate.n, activate_row, wave);

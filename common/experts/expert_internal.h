@@ -14,7 +14,8 @@ struct expert {
 /* What all experts of a layer share. */
 struct expert_geometry {
     struct packed gate, up, down; /* [F, D], [F, D], [D, F]; no data */
-    size_t up_off, down_off, gate_bias_off, up_bias_off, down_bias_off; /* in the region; biases are f32 */
+    size_t up_off, down_off, gate_bias_off, up_bias_off,
+        down_bias_off; /* in the region; biases are f32 */
     size_t region_bytes;
 };
 
@@ -32,7 +33,8 @@ struct expert_store {
     const struct kernels *k;
     enum quantize quantize;
     const struct hparams *hp;
-    struct expert_geometry *layers; /* [n_layers]; zero where dense, or where no expert is on this machine */
+    struct expert_geometry
+        *layers; /* [n_layers]; zero where dense, or where no expert is on this machine */
     bool reply_bf16;
     uint32_t n_layers, n_experts;
     size_t held_bytes;

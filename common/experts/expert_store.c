@@ -50,10 +50,11 @@ static enum err_code measure(const struct expert_store *s, uint32_t layer,
     const bool has_up = s->hp->activation != FFN_RELU;
     if (rc != ERR_OK || g->gate.n == 0 || (has_up && g->up.n == 0) || g->down.n == 0) return rc;
     if (has_up && g->gate.input != g->up.input)
-        return err_set(why, ERR_UNSUPPORTED,
-                       "gate and up weights of experts in layer %u are of types that take different "
-                       "rows",
-                       layer);
+        return err_set(
+            why, ERR_UNSUPPORTED,
+            "gate and up weights of experts in layer %u are of types that take different "
+            "rows",
+            layer);
     size_t used = packed_bytes(&g->gate);
     g->up_off = take(&used, has_up ? packed_bytes(&g->up) : 0);
     g->down_off = take(&used, packed_bytes(&g->down));
@@ -159,7 +160,9 @@ static bool is_here(const struct expert_store *s, uint32_t layer, uint32_t exper
 {
     int last = s->hp->expert_bias ? W_EXPERT_DOWN_BIAS : W_EXPERT_DOWN;
     for (int role = W_EXPERT_GATE; role <= last; role++)
-        if ((role != W_EXPERT_UP || s->layers[layer].up.n > 0) && model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL) return false;
+        if ((role != W_EXPERT_UP || s->layers[layer].up.n > 0) &&
+            model_file_find(s->file, (enum weight_role)role, layer, expert) == NULL)
+            return false;
     return true;
 }
 

@@ -27,7 +27,7 @@ enum err_code expert_store_load(struct expert_store *s, uint32_t layer, uint32_t
 void expert_store_unload(struct expert_store *s, uint32_t layer, uint32_t expert);
 bool expert_store_holds(const struct expert_store *s, uint32_t layer, uint32_t expert);
 uint32_t expert_store_count(const struct expert_store *s);
-size_t expert_store_bytes(const struct expert_store *s);      /* packed bytes held */
+size_t expert_store_bytes(const struct expert_store *s); /* packed bytes held */
 size_t expert_store_bytes_each(const struct expert_store *s,
                                uint32_t layer); /* packed bytes of one expert */
 enum row_format expert_store_rows(const struct expert_store *s, uint32_t layer);

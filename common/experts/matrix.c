@@ -50,10 +50,12 @@ struct pack_job {
     const struct packed *w;
     const struct tensor *t;
     uint64_t first_row;
-    enum dtype dtype;         /* of the rows as they are packed: the tensor's, or what that is repacked as */
+    enum dtype
+        dtype; /* of the rows as they are packed: the tensor's, or what that is repacked as */
     size_t row_bytes, source; /* of one; of one in the file */
     uint32_t features_each;
-    uint8_t *tmp; /* for each worker a panel's rows and one of the file; NULL: they stand there as they are packed */
+    uint8_t *
+        tmp; /* for each worker a panel's rows and one of the file; NULL: they stand there as they are packed */
 };
 
 /* Row `row` of the tensor at `place`, ready to be packed; `source` is room for one of the file. */

@@ -78,7 +78,8 @@ struct attention_row {
     const float *q; /* [key_dim] */
     float *
         o; /* [value_dim] sums so far, not divided; neither read nor written before its first block */
-    const float *bias; /* [64] added to the scores of the block's tokens, after the cap; NULL: none */
+    const float
+        *bias;  /* [64] added to the scores of the block's tokens, after the cap; NULL: none */
     float m, l; /* maximum and sum so far; l = 0: no block yet */
     uint32_t first,
         visible; /* tokens [first, first + visible) of the block; visible 0: the row is left alone */

@@ -85,8 +85,8 @@ ALWAYS_INLINE void float_tile(const enum dtype f, const struct tile *t, const in
     TILE(name, f, 5, P)                                                                            \
     TILE(name, f, 6, P)                                                                            \
     TILE(name, f, 7, P)                                                                            \
-    TILE(name, f, 8, P) TILE(name, f, 9, P) TILE(name, f, 10, P) TILE(name, f, 11, P)              \
-        TILE(name, f, 12, P)
+    TILE(name, f, 8, P)                                                                            \
+    TILE(name, f, 9, P) TILE(name, f, 10, P) TILE(name, f, 11, P) TILE(name, f, 12, P)
 #define FOUR_NAMES(name, P) name##_1x##P, name##_2x##P, name##_3x##P, name##_4x##P
 #define TWELVE_NAMES(name, P)                                                                      \
     FOUR_NAMES(name, P), name##_5x##P, name##_6x##P, name##_7x##P, name##_8x##P, name##_9x##P,     \

@@ -152,7 +152,8 @@ ALWAYS_INLINE void codes_tile(const int kind, const struct tile *t, const int R,
     TILE(name, kind, 3, 1)                                                                         \
     TILE(name, kind, 4, 1)                                                                         \
     TILE(name, kind, 1, 2)                                                                         \
-    TILE(name, kind, 2, 2) TILE(name, kind, 3, 2) static const struct tiles name##_tiles = {       \
+    TILE(name, kind, 2, 2)                                                                         \
+    TILE(name, kind, 3, 2) static const struct tiles name##_tiles = {                              \
         TILE_ROWS,                                                                                 \
         FEW_ROWS,                                                                                  \
         FEW_ROWS,                                                                                  \

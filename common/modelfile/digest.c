@@ -90,8 +90,7 @@ static void put_hparams(XXH3_state_t *s, const struct hparams *hp)
         hp->shared_width, hp->shared_gated);
     const struct router_params *r = &hp->router;
     put(s, "router %d %d %d %d %d %" PRIu32 " %" PRIu32 " %d\n", (int)r->score, r->renormalized,
-        r->bias, r->correction, r->weights_input, r->n_groups, r->top_groups,
-        (int)r->group_score);
+        r->bias, r->correction, r->weights_input, r->n_groups, r->top_groups, (int)r->group_score);
     put_double(s, "renormalize_eps", r->renormalize_eps);
     put_double(s, "router_scale", (double)r->scale);
     put_double(s, "jitter_eps", (double)r->jitter_eps);

@@ -13,10 +13,10 @@
 #define FAMILY_MAX_KEYS 24u
 
 struct family_rule {
-    const char *model_type;  /* of config.json */
-    const char *other_type;  /* another spelling, or NULL */
+    const char *model_type;   /* of config.json */
+    const char *other_type;   /* another spelling, or NULL */
     const char *architecture; /* what `architectures` must contain; NULL: "ForCausalLM" */
-    const char *nested;       /* the object of config.json that holds the numbers; NULL: the whole */
+    const char *nested; /* the object of config.json that holds the numbers; NULL: the whole */
 
     /* Keys of config.json, the published spelling and another that the official code reads, or NULL. A family without
      * n_experts is dense. */
@@ -27,9 +27,9 @@ struct family_rule {
     /* Keys of other families (hparams.c has the list) that this one honours. */
     const char *honors[FAMILY_MAX_KEYS];
 
-    struct hparams base;      /* what every model of the family has, before anything is read */
-    bool may_have_bias;       /* attention_bias: on q, k, v and o */
-    bool has_norm_topk_prob;  /* the key decides (absent: false); else base.router.renormalized */
+    struct hparams base;     /* what every model of the family has, before anything is read */
+    bool may_have_bias;      /* attention_bias: on q, k, v and o */
+    bool has_norm_topk_prob; /* the key decides (absent: false); else base.router.renormalized */
     /* Instead of all other readers, for a family whose keys have other names. */
     void (*read_numbers)(struct json_fields *f, struct hparams *hp);
     /* What is particular: reads the family's own keys. May be NULL. */

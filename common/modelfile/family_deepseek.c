@@ -115,8 +115,8 @@ const struct family_rule family_deepseek_v2 = {
 };
 
 #define V3_RULE                                                                                    \
-    .n_experts = "n_routed_experts", .expert_width = "moe_intermediate_size",                      \
-    .norm_eps = 1e-6, .honors = {LATENT_KEYS}, .rope_theta = 1e4,                                  \
+    .n_experts = "n_routed_experts", .expert_width = "moe_intermediate_size", .norm_eps = 1e-6,    \
+    .honors = {LATENT_KEYS}, .rope_theta = 1e4,                                                    \
     .base = {.rope_interleaved = true,                                                             \
              .router = {.score = SCORE_SIGMOID,                                                    \
                         .correction = true,                                                        \

@@ -10,8 +10,7 @@
 /* `no_rope_layers`: 1 where a layer rotates, 0 where it does not; empty: every fourth does not. */
 static void read_no_rope(struct json_fields *f, struct hparams *hp)
 {
-    uint32_t step =
-        (uint32_t)json_fields_int(f, "no_rope_layer_interval", 1, LIMIT_LAYERS, 4);
+    uint32_t step = (uint32_t)json_fields_int(f, "no_rope_layer_interval", 1, LIMIT_LAYERS, 4);
     const json_t *list = json_fields_list(f, "no_rope_layers");
     size_t n = json_array_size(list);
     if (n > 0 && n != hp->n_layers)
@@ -20,7 +19,8 @@ static void read_no_rope(struct json_fields *f, struct hparams *hp)
                          hp->n_layers);
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         const json_t *v = json_array_get(list, l);
-        if (n > 0 && (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > 1)) {
+        if (n > 0 &&
+            (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > 1)) {
             family_unsupported(f, "no_rope_layers");
             return;
         }
@@ -31,8 +31,7 @@ static void read_no_rope(struct json_fields *f, struct hparams *hp)
 /* `moe_layers` lists them; else every interleave_moe_layer_step-th is one. */
 static void read_moe_layers(struct json_fields *f, struct hparams *hp)
 {
-    uint32_t step =
-        (uint32_t)json_fields_int(f, "interleave_moe_layer_step", 1, LIMIT_LAYERS, 1);
+    uint32_t step = (uint32_t)json_fields_int(f, "interleave_moe_layer_step", 1, LIMIT_LAYERS, 1);
     const json_t *list = json_fields_list(f, "moe_layers");
     for (uint32_t l = 0; l < hp->n_layers; l++)
         hp->is_moe[l] = list == NULL && (l + 1) % step == 0;
@@ -86,8 +85,10 @@ static const struct weight_place places[] = {
     {FFN "shared_expert.gate_proj.weight", .role = W_SHARED_GATE},
     {FFN "shared_expert.up_proj.weight", .role = W_SHARED_UP},
     {FFN "shared_expert.down_proj.weight", .role = W_SHARED_DOWN},
-    {FFN "experts.gate_up_proj", .role = W_EXPERT_GATE, .stacked = true, .transposed = true, .part = PART_LOW},
-    {FFN "experts.gate_up_proj", .role = W_EXPERT_UP, .stacked = true, .transposed = true, .part = PART_HIGH},
+    {FFN "experts.gate_up_proj", .role = W_EXPERT_GATE, .stacked = true, .transposed = true,
+     .part = PART_LOW},
+    {FFN "experts.gate_up_proj", .role = W_EXPERT_UP, .stacked = true, .transposed = true,
+     .part = PART_HIGH},
     {FFN "experts.down_proj", .role = W_EXPERT_DOWN, .stacked = true, .transposed = true},
     {.name = NULL},
 };
@@ -105,8 +106,7 @@ const struct family_rule family_llama4 = {
     .norm_eps = 1e-5,
     .honors = {"attention_chunk_size", "use_qk_norm", "no_rope_layers", "interleave_moe_layer_step",
                "attn_temperature_tuning"},
-    .base = {.rope_interleaved = true,
-             .router = {.score = SCORE_SIGMOID, .weights_input = true}},
+    .base = {.rope_interleaved = true, .router = {.score = SCORE_SIGMOID, .weights_input = true}},
     .may_have_bias = true,
     .read = read_llama4,
     .places = places,

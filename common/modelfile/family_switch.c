@@ -6,8 +6,8 @@
 
 #include "common/modelfile/family.h"
 
-#define ENC "encoder.block.{layer}."
-#define DEC "decoder.block.{layer}."
+#define ENC               "encoder.block.{layer}."
+#define DEC               "decoder.block.{layer}."
 #define DEFAULT_POSITIONS 512 /* what T5 was trained with; nothing in it ends there */
 
 /* Of n layers, so many are sparse: every step-th, beginning with the second. */
@@ -30,16 +30,15 @@ static void read_layers(struct json_fields *f, struct hparams *hp)
 {
     uint32_t encoder =
         (uint32_t)json_fields_int(f, "num_layers", 1, LIMIT_LAYERS / 2, JSON_FIELDS_REQUIRED);
-    uint32_t decoder = (uint32_t)json_fields_int(f, "num_decoder_layers", 1, LIMIT_LAYERS / 2,
-                                                 encoder);
+    uint32_t decoder =
+        (uint32_t)json_fields_int(f, "num_decoder_layers", 1, LIMIT_LAYERS / 2, encoder);
     hp->n_encoder_layers = encoder;
     hp->n_layers = encoder + decoder;
     read_sparse(f, "num_sparse_encoder_layers", 0, encoder, hp);
     read_sparse(f, "num_sparse_decoder_layers", encoder, decoder, hp);
     for (uint32_t l = 0; l < hp->n_layers; l++)
         hp->no_rope[l] = true;
-    hp->decoder_start =
-        (int32_t)json_fields_int(f, "decoder_start_token_id", 0, hp->vocab - 1, 0);
+    hp->decoder_start = (int32_t)json_fields_int(f, "decoder_start_token_id", 0, hp->vocab - 1, 0);
 }
 
 static void read_switch(struct json_fields *f, struct hparams *hp)
@@ -47,8 +46,7 @@ static void read_switch(struct json_fields *f, struct hparams *hp)
     hp->vocab = (uint32_t)json_fields_int(f, "vocab_size", 1, LIMIT_VOCAB, JSON_FIELDS_REQUIRED);
     hp->hidden = family_width(f, "d_model");
     hp->head_dim = (uint32_t)json_fields_int(f, "d_kv", 2, LIMIT_HEAD_DIM, JSON_FIELDS_REQUIRED);
-    hp->n_heads =
-        (uint32_t)json_fields_int(f, "num_heads", 1, LIMIT_HEADS, JSON_FIELDS_REQUIRED);
+    hp->n_heads = (uint32_t)json_fields_int(f, "num_heads", 1, LIMIT_HEADS, JSON_FIELDS_REQUIRED);
     if (hp->hidden > LIMIT_HIDDEN || hp->head_dim % 2 != 0)
         json_fields_fail(f, ERR_UNSUPPORTED, "'d_model' %u or 'd_kv' %u: must be even, at most %u",
                          hp->hidden, hp->head_dim, LIMIT_HIDDEN);
@@ -58,18 +56,19 @@ static void read_switch(struct json_fields *f, struct hparams *hp)
     read_layers(f, hp);
     hp->dense_width = hp->expert_width = family_width(f, "d_ff");
     hp->norm_eps = (float)json_fields_real(f, "layer_norm_epsilon", 1e-12, 0.1, 1e-6);
-    hp->relative_bias.buckets = (uint32_t)json_fields_int(
-        f, "relative_attention_num_buckets", 4, 4096, 32);
-    hp->relative_bias.max_distance = (uint32_t)json_fields_int(
-        f, "relative_attention_max_distance", 2, LIMIT_CONTEXT, 128);
+    hp->relative_bias.buckets =
+        (uint32_t)json_fields_int(f, "relative_attention_num_buckets", 4, 4096, 32);
+    hp->relative_bias.max_distance =
+        (uint32_t)json_fields_int(f, "relative_attention_max_distance", 2, LIMIT_CONTEXT, 128);
     if (hp->relative_bias.buckets % 4 != 0 ||
         hp->relative_bias.max_distance <= hp->relative_bias.buckets / 2)
-        json_fields_fail(f, ERR_UNSUPPORTED,
-                         "'relative_attention_num_buckets' %u must be a multiple of 4, and less than "
-                         "twice 'relative_attention_max_distance' %u",
-                         hp->relative_bias.buckets, hp->relative_bias.max_distance);
-    hp->ctx_max = 2 * (uint32_t)json_fields_int(f, "n_positions", 1, LIMIT_CONTEXT / 2,
-                                                DEFAULT_POSITIONS);
+        json_fields_fail(
+            f, ERR_UNSUPPORTED,
+            "'relative_attention_num_buckets' %u must be a multiple of 4, and less than "
+            "twice 'relative_attention_max_distance' %u",
+            hp->relative_bias.buckets, hp->relative_bias.max_distance);
+    hp->ctx_max =
+        2 * (uint32_t)json_fields_int(f, "n_positions", 1, LIMIT_CONTEXT / 2, DEFAULT_POSITIONS);
     hp->n_experts =
         (uint32_t)json_fields_int(f, "num_experts", 1, LIMIT_EXPERTS, JSON_FIELDS_REQUIRED);
     hp->top_k = 1;
@@ -80,7 +79,8 @@ static void read_switch(struct json_fields *f, struct hparams *hp)
     expect(f, "feed_forward_proj", "relu");
     expect(f, "dense_act_fn", "relu");
     if (json_fields_bool(f, "is_gated_act", false)) family_unsupported(f, "is_gated_act");
-    if (!json_fields_bool(f, "is_encoder_decoder", true)) family_unsupported(f, "is_encoder_decoder");
+    if (!json_fields_bool(f, "is_encoder_decoder", true))
+        family_unsupported(f, "is_encoder_decoder");
     if (f->rc == ERR_OK && hparams_n_moe_layers(hp) == 0)
         json_fields_fail(f, ERR_UNSUPPORTED, "no layer has experts");
 }

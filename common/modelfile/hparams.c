@@ -148,7 +148,8 @@ static void read_quantization(struct json_fields *config)
         const char *fmt = json_fields_text(&f, "fmt");
         if (fmt != NULL && strcmp(fmt, "e4m3") != 0) family_unsupported(&f, "fmt");
         const json_t *block = json_fields_list(&f, "weight_block_size");
-        if (json_array_size(block) != 2 || json_integer_value(json_array_get(block, 0)) != F8_BLOCK ||
+        if (json_array_size(block) != 2 ||
+            json_integer_value(json_array_get(block, 0)) != F8_BLOCK ||
             json_integer_value(json_array_get(block, 1)) != F8_BLOCK)
             json_fields_fail(&f, ERR_UNSUPPORTED,
                              "'weight_block_size' must be [%u, %u]: other ways to scale fp8 "
@@ -167,8 +168,7 @@ static void must_be_even(struct json_fields *f, const char *key, uint32_t n)
 
 uint32_t family_width(struct json_fields *f, const char *key)
 {
-    uint32_t n =
-        (uint32_t)json_fields_int(f, key, 1, LIMIT_FFN_WIDTH, JSON_FIELDS_REQUIRED);
+    uint32_t n = (uint32_t)json_fields_int(f, key, 1, LIMIT_FFN_WIDTH, JSON_FIELDS_REQUIRED);
     must_be_even(f, key, n);
     return n;
 }
@@ -213,7 +213,8 @@ static void read_attention(struct json_fields *f, const struct family_rule *rule
         hp->attention_bias = json_fields_bool(f, "attention_bias", false);
         hp->attention_out_bias = hp->attention_bias;
     }
-    if (honors(rule, "clip_qkv")) hp->clip_qkv = (float)json_fields_real(f, "clip_qkv", 1e-6, 1e6, 0);
+    if (honors(rule, "clip_qkv"))
+        hp->clip_qkv = (float)json_fields_real(f, "clip_qkv", 1e-6, 1e6, 0);
 }
 
 static void read_rope(struct json_fields *f, const struct family_rule *rule, struct hparams *hp)
@@ -258,8 +259,7 @@ void family_read_optional_window(struct json_fields *f, struct hparams *hp)
             f, ERR_UNSUPPORTED,
             "'use_sliding_window': true is supported with 'max_window_layers': 0 only");
     /* A number that is switched off must still be one. */
-    uint32_t window =
-        (uint32_t)json_fields_int(f, "sliding_window", wanted ? 1 : 0, INT32_MAX, 0);
+    uint32_t window = (uint32_t)json_fields_int(f, "sliding_window", wanted ? 1 : 0, INT32_MAX, 0);
     if (wanted) set_window(hp, window);
 }
 
@@ -272,7 +272,7 @@ static void check_layer_types(struct json_fields *f, const struct hparams *hp)
                          "'layer_types' has %zu entries, 'num_hidden_layers' is %" PRIu32,
                          json_array_size(types), hp->n_layers);
     for (size_t i = 0; i < json_array_size(types) && f->rc == ERR_OK; i++) {
-        const char *wanted = hp->sliding_window[i] > 0 ? "sliding_attention"
+        const char *wanted = hp->sliding_window[i] > 0                    ? "sliding_attention"
                              : hp->attention_chunk > 0 && !hp->no_rope[i] ? "chunked_attention"
                                                                           : "full_attention";
         const char *type = json_string_value(json_array_get(types, i));
@@ -326,8 +326,7 @@ static uint32_t read_either(struct json_fields *f, const char *key, const char *
     return n;
 }
 
-static void read_experts(struct json_fields *f, const struct family_rule *rule,
-                         struct hparams *hp)
+static void read_experts(struct json_fields *f, const struct family_rule *rule, struct hparams *hp)
 {
     hp->n_experts = read_either(f, rule->n_experts, rule->n_experts_too, LIMIT_EXPERTS);
     hp->top_k = read_either(f, "num_experts_per_tok", rule->top_k, LIMIT_TOP_K);
@@ -352,7 +351,8 @@ static void check_groups(struct json_fields *f, const struct hparams *hp)
         (uint64_t)each * r->top_groups < hp->top_k ||
         (r->group_score == GROUP_TOP2_SUM && r->n_groups > 1 && each < 2))
         json_fields_fail(f, ERR_CORRUPT,
-                         "%" PRIu32 " experts in 'n_group' %" PRIu32 " groups, 'topk_group' %" PRIu32
+                         "%" PRIu32 " experts in 'n_group' %" PRIu32
+                         " groups, 'topk_group' %" PRIu32
                          " of them, cannot give 'num_experts_per_tok' %" PRIu32,
                          hp->n_experts, r->n_groups, r->top_groups, hp->top_k);
 }
@@ -394,15 +394,25 @@ static void read_special_tokens(struct json_fields *f, struct hparams *hp)
 const struct family_rule *family_rule(enum family family)
 {
     static const struct family_rule *const rules[FAMILY_N] = {
-        [FAMILY_MIXTRAL] = &family_mixtral,       [FAMILY_QWEN3_MOE] = &family_qwen3_moe,
-        [FAMILY_OLMOE] = &family_olmoe,           [FAMILY_QWEN2_MOE] = &family_qwen2_moe,
-        [FAMILY_DEEPSEEK] = &family_deepseek,     [FAMILY_DEEPSEEK_V2] = &family_deepseek_v2,
-        [FAMILY_DEEPSEEK_V3] = &family_deepseek_v3, [FAMILY_KIMI_K2] = &family_kimi_k2,
-        [FAMILY_GPT_OSS] = &family_gpt_oss,       [FAMILY_GRANITEMOE] = &family_granitemoe,
-        [FAMILY_PHIMOE] = &family_phimoe,         [FAMILY_GLM4_MOE] = &family_glm4_moe,
-        [FAMILY_GROK_1] = &family_grok_1,         [FAMILY_LLAMA4] = &family_llama4,
-        [FAMILY_SWITCH] = &family_switch,         [FAMILY_LLAMA] = &family_llama,           [FAMILY_MISTRAL] = &family_mistral,
-        [FAMILY_QWEN2] = &family_qwen2,           [FAMILY_QWEN3] = &family_qwen3,
+        [FAMILY_MIXTRAL] = &family_mixtral,
+        [FAMILY_QWEN3_MOE] = &family_qwen3_moe,
+        [FAMILY_OLMOE] = &family_olmoe,
+        [FAMILY_QWEN2_MOE] = &family_qwen2_moe,
+        [FAMILY_DEEPSEEK] = &family_deepseek,
+        [FAMILY_DEEPSEEK_V2] = &family_deepseek_v2,
+        [FAMILY_DEEPSEEK_V3] = &family_deepseek_v3,
+        [FAMILY_KIMI_K2] = &family_kimi_k2,
+        [FAMILY_GPT_OSS] = &family_gpt_oss,
+        [FAMILY_GRANITEMOE] = &family_granitemoe,
+        [FAMILY_PHIMOE] = &family_phimoe,
+        [FAMILY_GLM4_MOE] = &family_glm4_moe,
+        [FAMILY_GROK_1] = &family_grok_1,
+        [FAMILY_LLAMA4] = &family_llama4,
+        [FAMILY_SWITCH] = &family_switch,
+        [FAMILY_LLAMA] = &family_llama,
+        [FAMILY_MISTRAL] = &family_mistral,
+        [FAMILY_QWEN2] = &family_qwen2,
+        [FAMILY_QWEN3] = &family_qwen3,
     };
     assert(family < FAMILY_N);
     return rules[family];
@@ -466,8 +476,8 @@ static void read_numbers(struct json_fields *f, const struct family_rule *rule, 
     if (rule->n_experts != NULL) check_groups(f, hp);
     uint32_t n_moe = hparams_n_moe_layers(hp);
     if (rule->n_experts != NULL && n_moe == 0)
-        json_fields_fail(f, ERR_UNSUPPORTED, "no layer has experts; that is not supported with '%s'",
-                         rule->model_type);
+        json_fields_fail(f, ERR_UNSUPPORTED,
+                         "no layer has experts; that is not supported with '%s'", rule->model_type);
     if (n_moe < hp->n_layers)
         hp->dense_width =
             family_width(f, rule->dense_width != NULL ? rule->dense_width : "intermediate_size");

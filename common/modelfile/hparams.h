@@ -44,8 +44,8 @@ enum norm { NORM_RMS, NORM_LAYER /* with a bias */ };
 
 /* What an expert (or a dense layer) makes of gate g and up u. */
 enum ffn_activation {
-    FFN_SWIGLU,    /* silu(g) u */
-    FFN_GEGLU_TANH, /* gelu_tanh(g) u */
+    FFN_SWIGLU,        /* silu(g) u */
+    FFN_GEGLU_TANH,    /* gelu_tanh(g) u */
     FFN_RELU,          /* max(g, 0); there is no up */
     FFN_SWIGLU_CLAMPED /* clamped at swiglu_limit, (u + 1) g sigmoid(1.702 g) */
 };
@@ -85,12 +85,12 @@ enum group_score { GROUP_MAX, GROUP_TOP2_SUM };
 
 struct router_params {
     enum router_score score;
-    bool renormalized; /* gates of the chosen are divided by their sum */
+    bool renormalized;      /* gates of the chosen are divided by their sum */
     double renormalize_eps; /* which is first increased by this */
     float scale;            /* of the gates, last */
     bool bias;              /* on the router's output */
     bool correction;        /* a bias on the scores, for the choice alone */
-    bool weights_input;     /* the gate multiplies what the expert takes, not what it gives (top 1) */
+    bool weights_input; /* the gate multiplies what the expert takes, not what it gives (top 1) */
     uint32_t n_groups, top_groups; /* 1, 1: no groups */
     enum group_score group_score;
     float jitter_eps; /* sparsemixer */
@@ -108,21 +108,24 @@ struct hparams {
     enum family family;
     const char *family_name; /* "mixtral"; static */
     uint32_t n_layers, hidden, vocab, ctx_max;
-    uint32_t n_encoder_layers; /* of n_layers, the first: an encoder's; 0: the model is a decoder alone */
-    int32_t decoder_start;     /* the token that the decoder begins with, where there is an encoder */
+    uint32_t
+        n_encoder_layers; /* of n_layers, the first: an encoder's; 0: the model is a decoder alone */
+    int32_t decoder_start; /* the token that the decoder begins with, where there is an encoder */
 
     uint32_t n_heads, n_kv_heads;
-    uint32_t head_dim;  /* of a query and its key, as the score sees them; latent attention: nope + rope */
+    uint32_t
+        head_dim; /* of a query and its key, as the score sees them; latent attention: nope + rope */
     uint32_t value_dim; /* of a head's value */
-    uint32_t rope_dim;  /* so many of a head are rotated: the first ones, or, in latent attention, the last */
+    uint32_t
+        rope_dim; /* so many of a head are rotated: the first ones, or, in latent attention, the last */
     bool rope_interleaved; /* pairs (2i, 2i + 1); else (i, i + rope_dim / 2) */
     bool attention_bias;   /* biases on q, k, v (and o when attention_out_bias) */
     bool attention_out_bias;
     enum qk_norm qk_norm;
-    float clip_qkv;         /* 0: none */
-    double score_scale;     /* 0: 1 / sqrt(head_dim), and what yarn asks for */
-    float score_soft_cap;   /* 0: none */
-    bool sinks;             /* a learned score per head that takes part in the softmax alone */
+    float clip_qkv;       /* 0: none */
+    double score_scale;   /* 0: 1 / sqrt(head_dim), and what yarn asks for */
+    float score_soft_cap; /* 0: none */
+    bool sinks;           /* a learned score per head that takes part in the softmax alone */
     uint32_t sliding_window[LIMIT_LAYERS]; /* 0: none; else keys j with i - w < j <= i */
     uint32_t attention_chunk; /* 0: none; else keys j with j / c == i / c, on layers that rotate */
     bool no_rope[LIMIT_LAYERS];
@@ -134,7 +137,7 @@ struct hparams {
 
     enum norm norm;
     float norm_eps;
-    bool post_norms; /* a norm of what attention and feed-forward add, too */
+    bool post_norms;                   /* a norm of what attention and feed-forward add, too */
     float embed_scale, residual_scale; /* 1: none */
     float logit_scale, logit_divisor;  /* multiplied, divided; 1: none */
     bool tied_head, head_bias;
@@ -149,7 +152,8 @@ struct hparams {
     uint32_t shared_width; /* F of the expert that all tokens take, 0: none */
     bool shared_gated;     /* it has a gate of its own */
     struct router_params router;
-    uint32_t expert_capacity; /* an encoder's expert takes so many tokens of a prompt, the first; 0: all */
+    uint32_t
+        expert_capacity; /* an encoder's expert takes so many tokens of a prompt, the first; 0: all */
     bool is_moe[LIMIT_LAYERS]; /* per layer; false = dense MLP */
 
     int32_t bos;                  /* -1: none */

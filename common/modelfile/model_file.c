@@ -26,7 +26,7 @@ struct model_file {
     struct shards shards; /* FILES_HF */
     struct gguf_set gguf; /* FILES_GGUF */
     uint32_t n_tensors;
-    struct tensor *tensors;           /* [n_tensors], by name */
+    struct tensor *tensors; /* [n_tensors], by name */
     /* By role; one that the model does not have, or that is not here, has no name. */
     struct tensor *model_wide; /* [W_N_ROLES] */
     struct tensor *per_layer;  /* [n_layers][W_N_ROLES] */
@@ -81,9 +81,8 @@ static enum err_code check_shape(const struct tensor *t, const char *what, uint3
     char has[128], wants[128];
     shape_text(t->n_dims, t->dims, has, sizeof has);
     shape_text(n_dims, dims, wants, sizeof wants);
-    return err_set(why, ERR_CORRUPT,
-                   "tensor '%s' (%s) has shape %s, config.json makes it %s", t->name, what, has,
-                   wants);
+    return err_set(why, ERR_CORRUPT, "tensor '%s' (%s) has shape %s, config.json makes it %s",
+                   t->name, what, has, wants);
 }
 
 /* Scales in a tensor of their own: their name, shape and type. */
@@ -167,7 +166,8 @@ static enum err_code cut_view(const struct model_file *f, const struct weight_pl
     } else {
         if (columns % dtype_block(t->dtype) != 0)
             return err_set(why, ERR_CORRUPT,
-                           "tensor '%s': rows of %" PRIu64 " are not a multiple of %s's block of %u",
+                           "tensor '%s': rows of %" PRIu64
+                           " are not a multiple of %s's block of %u",
                            t->name, columns, dtype_name(t->dtype), dtype_block(t->dtype));
         const uint64_t each = columns / dtype_block(t->dtype) * dtype_block_bytes(t->dtype);
         view->data += (slab * whole + first) * each;
@@ -205,8 +205,7 @@ static enum err_code need(struct model_file *f, enum weight_role role, uint32_t 
     struct weight_place place;
     char name[WEIGHT_NAME_MAX] = "";
     const struct tensor *t = NULL;
-    for (uint32_t i = 0; t == NULL && weight_place(&f->hp, f->files, role, layer, i, &place);
-         i++) {
+    for (uint32_t i = 0; t == NULL && weight_place(&f->hp, f->files, role, layer, i, &place); i++) {
         char tried[WEIGHT_NAME_MAX];
         weight_name(place.name, weight_place_layer(&f->hp, &place, layer), expert, tried);
         t = named(f, tried);
@@ -226,8 +225,8 @@ static enum err_code need(struct model_file *f, enum weight_role role, uint32_t 
             why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, which is not supported", name,
             weight_role_name(role), model_file_dtype_text(f, (uint32_t)(t - f->tensors)));
     if (n_dims == 1 && (dtype_block(t->dtype) != 1 || t->dtype == DTYPE_F8_E4M3))
-        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, a vector must not", name,
-                       weight_role_name(role), dtype_name(t->dtype));
+        return err_set(why, ERR_UNSUPPORTED, "tensor '%s' (%s) has dtype %s, a vector must not",
+                       name, weight_role_name(role), dtype_name(t->dtype));
     return cut_view(f, &place, t, layer, expert, n_dims, dims, slot(f, role, layer, expert), why);
 }
 
@@ -345,8 +344,9 @@ static enum err_code find_model(const char *path, char **out, struct err *why)
     if (S_ISDIR(st.st_mode) && !exists(path, "config.json") && exists(path, "refs/main"))
         return follow_ref(path, out, why);
     if (!S_ISDIR(st.st_mode) && !gguf_set_is(path))
-        return err_set(why, ERR_INVALID,
-                       "is neither a folder (give the one that holds config.json) nor a .gguf file");
+        return err_set(
+            why, ERR_INVALID,
+            "is neither a folder (give the one that holds config.json) nor a .gguf file");
     *out = mem_strdup(path);
     return *out != NULL ? ERR_OK : err_nomem(why, "a path");
 }

@@ -66,8 +66,10 @@ enum err_code model_file_open_part(const char *path, struct model_file **out, st
 void model_file_close(struct model_file *f);
 
 const struct hparams *model_file_hparams(const struct model_file *f);
-const char *model_file_dir(const struct model_file *f); /* where config.json is, or the GGUF file's path */
-const struct gguf *model_file_gguf(const struct model_file *f); /* a GGUF file's metadata, else NULL */
+const char *
+model_file_dir(const struct model_file *f); /* where config.json is, or the GGUF file's path */
+const struct gguf *
+model_file_gguf(const struct model_file *f); /* a GGUF file's metadata, else NULL */
 /* The tensor of a role; NULL for roles that the family or its hparams do not have and, in a file opened in part, for
  * what is not here.
  * layer and expert are ignored where they do not apply. A tied head gives the embedding for W_HEAD. */

@@ -51,9 +51,9 @@ static size_t find_kind(struct json_fields *f)
     if (name == NULL) return 0;
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
         if (strcmp(name, kinds[i].name) == 0) return i;
-    json_fields_fail(f, ERR_UNSUPPORTED,
-                     "rope type '%.100s' is not supported (default, linear, llama3, yarn, longrope are)",
-                     name);
+    json_fields_fail(
+        f, ERR_UNSUPPORTED,
+        "rope type '%.100s' is not supported (default, linear, llama3, yarn, longrope are)", name);
     return 0;
 }
 
@@ -82,10 +82,10 @@ static uint32_t read_factors(struct json_fields *f, const char *key, float out[]
 static void read_long(struct json_fields *f, struct json_fields *config, uint32_t ctx_max,
                       struct rope_params *out)
 {
-    uint32_t outside = (uint32_t)json_fields_int(
-        config, "original_max_position_embeddings", 1, LIMIT_CONTEXT, ctx_max);
-    out->original_ctx = (uint32_t)json_fields_int(f, "original_max_position_embeddings", 1,
-                                                  LIMIT_CONTEXT, outside);
+    uint32_t outside = (uint32_t)json_fields_int(config, "original_max_position_embeddings", 1,
+                                                 LIMIT_CONTEXT, ctx_max);
+    out->original_ctx =
+        (uint32_t)json_fields_int(f, "original_max_position_embeddings", 1, LIMIT_CONTEXT, outside);
     if (json_fields_find(config, "original_max_position_embeddings") != NULL &&
         out->original_ctx != outside)
         json_fields_fail(f, ERR_CORRUPT,
@@ -156,7 +156,7 @@ static void read_scaling(struct json_fields *f, struct json_fields *config, uint
 }
 
 double rope_params_read(struct json_fields *config, uint32_t ctx_max, double default_theta,
-                      struct rope_params *out)
+                        struct rope_params *out)
 {
     *out = (struct rope_params){.kind = ROPE_PLAIN, .factor = 1};
     json_t *old_form = json_fields_find(config, "rope_scaling");

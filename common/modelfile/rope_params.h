@@ -9,6 +9,6 @@
  * in `config`. Every key inside must belong to the named rope type: others are refused by name.
  * The share of a head that is rotated, from `partial_rotary_factor` here or there; 1 when absent. */
 double rope_params_read(struct json_fields *config, uint32_t ctx_max, double default_theta,
-                      struct rope_params *out);
+                        struct rope_params *out);
 
 #endif

@@ -18,13 +18,13 @@ static const struct {
     uint32_t bits;
     enum dtype dtype;
 } formats[] = {
-    {"F32", 32, DTYPE_F32},      {"F16", 16, DTYPE_F16},      {"BF16", 16, DTYPE_BF16},
-    {"BOOL", 8, DTYPE_N},        {"U8", 8, DTYPE_N},          {"I8", 8, DTYPE_N},
-    {"F8_E4M3", 8, DTYPE_F8_E4M3},     {"F8_E5M2", 8, DTYPE_N},     {"F8_E8M0", 8, DTYPE_N},
-    {"F8_E4M3FNUZ", 8, DTYPE_N}, {"F8_E5M2FNUZ", 8, DTYPE_N}, {"I16", 16, DTYPE_N},
-    {"U16", 16, DTYPE_N},        {"I32", 32, DTYPE_N},        {"U32", 32, DTYPE_N},
-    {"I64", 64, DTYPE_N},        {"U64", 64, DTYPE_N},        {"F64", 64, DTYPE_N},
-    {"C64", 64, DTYPE_N},        {"F4", 4, DTYPE_N},          {"F6_E2M3", 6, DTYPE_N},
+    {"F32", 32, DTYPE_F32},        {"F16", 16, DTYPE_F16},      {"BF16", 16, DTYPE_BF16},
+    {"BOOL", 8, DTYPE_N},          {"U8", 8, DTYPE_N},          {"I8", 8, DTYPE_N},
+    {"F8_E4M3", 8, DTYPE_F8_E4M3}, {"F8_E5M2", 8, DTYPE_N},     {"F8_E8M0", 8, DTYPE_N},
+    {"F8_E4M3FNUZ", 8, DTYPE_N},   {"F8_E5M2FNUZ", 8, DTYPE_N}, {"I16", 16, DTYPE_N},
+    {"U16", 16, DTYPE_N},          {"I32", 32, DTYPE_N},        {"U32", 32, DTYPE_N},
+    {"I64", 64, DTYPE_N},          {"U64", 64, DTYPE_N},        {"F64", 64, DTYPE_N},
+    {"C64", 64, DTYPE_N},          {"F4", 4, DTYPE_N},          {"F6_E2M3", 6, DTYPE_N},
     {"F6_E3M2", 6, DTYPE_N},
 };
 

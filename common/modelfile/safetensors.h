@@ -19,7 +19,7 @@
 struct safetensors_tensor {
     char *name;
     char dtype_text[SAFETENSORS_DTYPE_TEXT]; /* as in the file: "BF16", "I32", ... */
-    enum dtype dtype;                        /* F32, F16, BF16, F8_E4M3 (codes alone); DTYPE_N for every other */
+    enum dtype dtype; /* F32, F16, BF16, F8_E4M3 (codes alone); DTYPE_N for every other */
     uint32_t n_dims;
     uint64_t dims[TENSOR_MAX_DIMS]; /* outermost first */
     uint64_t off, bytes;            /* off from the start of the file */

@@ -4,9 +4,9 @@
 
 #include "common/modelfile/model_file.h"
 
-#define MX_BLOCK       32u
-#define MX_BYTES       16u /* codes of one block */
-#define MX_ROW_BYTES   17u /* with the scale before them */
+#define MX_BLOCK     32u
+#define MX_BYTES     16u /* codes of one block */
+#define MX_ROW_BYTES 17u /* with the scale before them */
 
 uint64_t tensor_columns(const struct tensor *t)
 {
@@ -36,8 +36,8 @@ static void join_mxfp4(const uint8_t *codes, const uint8_t *scales, uint64_t blo
         out[0] = scales[b];
         for (uint32_t j = 0; j < MX_BYTES; j++) {
             uint8_t low = codes[j / 2], high = codes[MX_BYTES / 2 + j / 2];
-            out[1 + j] = (uint8_t)(j % 2 == 0 ? (low & 15u) | (high & 15u) << 4
-                                              : low >> 4 | (high & 0xf0u));
+            out[1 + j] =
+                (uint8_t)(j % 2 == 0 ? (low & 15u) | (high & 15u) << 4 : low >> 4 | (high & 0xf0u));
         }
     }
 }
@@ -53,8 +53,7 @@ const void *tensor_row(const struct tensor *t, uint64_t row, void *tmp)
     }
     if (t->scales != NULL) {
         uint8_t *out = tmp;
-        const uint8_t *scales =
-            t->scales + (t->scale_row0 + row) / F8_BLOCK * t->scales_stride;
+        const uint8_t *scales = t->scales + (t->scale_row0 + row) / F8_BLOCK * t->scales_stride;
         memcpy(out, from, columns);
         memcpy(out + columns, scales, (columns + F8_BLOCK - 1) / F8_BLOCK * sizeof(float));
         return tmp;
@@ -68,7 +67,8 @@ void tensor_vector_f32(const struct tensor *t, float *out)
 {
     const uint64_t n = tensor_n_elements(t);
     assert(t->n_dims == 1 || t->col_stride == 0);
-    const size_t each = dtype_block_bytes(t->dtype), step = t->col_stride == 0 ? each : t->col_stride;
+    const size_t each = dtype_block_bytes(t->dtype),
+                 step = t->col_stride == 0 ? each : t->col_stride;
     assert(dtype_block(t->dtype) == 1);
     for (uint64_t i = 0; i < n; i++)
         dtype_to_f32(t->dtype, t->data + i * step, 1, &out[i]);

@@ -301,13 +301,11 @@ bool weight_shape(const struct hparams *hp, enum weight_role role, uint32_t laye
 }
 
 /* The i-th entry of a role in a list; *i counts on past it when there are fewer. */
-static const struct weight_place *find_place(const struct weight_place *list,
-                                             enum weight_role role, enum weight_stack stack,
-                                             uint32_t *i)
+static const struct weight_place *find_place(const struct weight_place *list, enum weight_role role,
+                                             enum weight_stack stack, uint32_t *i)
 {
     for (; list != NULL && list->name != NULL; list++)
-        if (list->role == role && (list->stack == STACK_ANY || list->stack == stack) &&
-            (*i)-- == 0)
+        if (list->role == role && (list->stack == STACK_ANY || list->stack == stack) && (*i)-- == 0)
             return list;
     return NULL;
 }

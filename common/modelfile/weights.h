@@ -48,9 +48,10 @@ enum weight_part { PART_ALL, PART_LOW /* the first half */, PART_HIGH, PART_EVEN
 struct weight_place {
     const char *name; /* "{layer}" and "{expert}" stand for numbers */
     enum weight_role role;
-    const char *scales; /* name of the scales of MXFP4 blocks, for which `name` is [.., out, in / 32, 16] U8; else NULL */
-    bool stacked;       /* the tensor holds all experts: [E, ..] */
-    bool transposed;    /* [in, out] */
+    const char *
+        scales; /* name of the scales of MXFP4 blocks, for which `name` is [.., out, in / 32, 16] U8; else NULL */
+    bool stacked;    /* the tensor holds all experts: [E, ..] */
+    bool transposed; /* [in, out] */
     enum weight_part part;
     enum weight_stack stack;
 };

@@ -84,10 +84,10 @@ struct generation_model {
     uint64_t n_params, bytes;
     const struct tokenizer *tokenizer;
     const struct chat_template *chat_template; /* NULL: chat answers 400 */
-    const struct reply_format *reply_format;   /* NULL: a reply is content, and there are no tools */
-    float default_temperature, default_top_p;  /* from generation_config.json, else 1 */
-    uint32_t default_top_k;                    /* 0: off */
-    const int32_t *eos;                        /* tokens that end an output, unless ignore_eos */
+    const struct reply_format *reply_format;  /* NULL: a reply is content, and there are no tools */
+    float default_temperature, default_top_p; /* from generation_config.json, else 1 */
+    uint32_t default_top_k;                   /* 0: off */
+    const int32_t *eos;                       /* tokens that end an output, unless ignore_eos */
     uint32_t n_eos;
     const char *digest;
     uint32_t request_ms; /* a request's longest time; 0: LIMIT_REQUEST_MS */

@@ -295,8 +295,8 @@ static int prepare(struct grpc_call *c)
     if (status != 0) return status;
     const struct request *r = &c->request;
     if (kind == REQUEST_CHAT) {
-        status = prompt_from_messages(model, r->messages, NULL, r->template_kwargs, &c->prompt, NULL,
-                                      why);
+        status = prompt_from_messages(model, r->messages, NULL, r->template_kwargs, &c->prompt,
+                                      NULL, why);
     } else if (r->prompts[0].text != NULL) {
         status = prompt_from_text(model, r->prompts[0].text, r->prompts[0].n_text, true, &c->prompt,
                                   why);

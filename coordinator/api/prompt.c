@@ -120,8 +120,10 @@ static enum err_code render(const struct generation_model *model, const json_t *
                             const json_t *tools, const json_t *variables, struct buf *text,
                             struct buf *taint, struct err *why)
 {
-    struct chat_template_input in = {
-        .messages = messages, .tools = tools, .variables = variables, .add_generation_prompt = true};
+    struct chat_template_input in = {.messages = messages,
+                                     .tools = tools,
+                                     .variables = variables,
+                                     .add_generation_prompt = true};
     json_t *history = NULL, *offered = NULL;
     if (model->reply_format != NULL) {
         enum err_code rc = reply_format_history(model->reply_format, messages, &history, why);

@@ -31,11 +31,12 @@ struct request_string {
 
 struct request {
     enum request_kind kind;
-    json_t *body;                   /* owns the strings below */
-    json_t *messages;               /* chat: every content is a string */
-    const json_t *tools;            /* chat: those the model may call; NULL: none */
-    bool one_call;                  /* parallel_tool_calls: false */
-    const json_t *template_kwargs;  /* chat: an object of further variables of the template, or NULL */
+    json_t *body;        /* owns the strings below */
+    json_t *messages;    /* chat: every content is a string */
+    const json_t *tools; /* chat: those the model may call; NULL: none */
+    bool one_call;       /* parallel_tool_calls: false */
+    const json_t
+        *template_kwargs; /* chat: an object of further variables of the template, or NULL */
     struct request_prompt *prompts; /* completions */
     uint32_t n_prompts;
     bool has_max_tokens;

@@ -31,8 +31,8 @@ static const struct argp_option options[] = {
      "Look at these experts: all, I/N, or LAYERS:EXPERTS as in 0-3:0-7,5:*", 0},
     {"files", OPT_FILES, NULL, 0, "List the files that hold them", 0},
     {"nodes", OPT_NODES, "N", 0, "Divide the experts among N nodes (default 3)", 0},
-    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0, "Plan for weights packed like this (default none)",
-     0},
+    {"quantize", OPT_QUANTIZE, "none|q8_0|q4_0|mxfp4", 0,
+     "Plan for weights packed like this (default none)", 0},
     {"json", OPT_JSON, NULL, 0, "Print JSON", 0},
     {0},
 };
@@ -63,7 +63,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case ARGP_KEY_END:
         if (c->model == NULL)
-            argp_error(state, "MODEL is missing: a folder with config.json and safetensors files, or a GGUF file");
+            argp_error(
+                state,
+                "MODEL is missing: a folder with config.json and safetensors files, or a GGUF file");
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -84,11 +86,10 @@ static const struct argp argp = {
 /* ---- gathering --------------------------------------------------------------------------------- */
 
 static const char *const class_names[CLASS_N] = {
-    [CLASS_EMBEDDING] = "embedding", [CLASS_HEAD] = "head",
-    [CLASS_ATTENTION] = "attention", [CLASS_VECTOR] = "norms and biases",
-    [CLASS_ROUTER] = "router",       [CLASS_DENSE] = "dense layers",
-    [CLASS_SHARED] = "shared experts",
-    [CLASS_EXPERT] = "experts",
+    [CLASS_EMBEDDING] = "embedding",   [CLASS_HEAD] = "head",
+    [CLASS_ATTENTION] = "attention",   [CLASS_VECTOR] = "norms and biases",
+    [CLASS_ROUTER] = "router",         [CLASS_DENSE] = "dense layers",
+    [CLASS_SHARED] = "shared experts", [CLASS_EXPERT] = "experts",
 };
 
 struct class_sum {
@@ -113,9 +114,9 @@ struct report {
     uint32_t n_moe_layers, unused_tensors,
         kept_tensors; /* kept: matrices that --quantize cannot pack */
     char digest[MODEL_FILE_DIGEST_CHARS];
-    struct expert_set wanted; /* --experts */
-    struct node_sum *nodes;   /* [cfg->nodes] */
-    bool *file_needed;        /* [n_paths]: holds one of the wanted experts */
+    struct expert_set wanted;     /* --experts */
+    struct node_sum *nodes;       /* [cfg->nodes] */
+    bool *file_needed;            /* [n_paths]: holds one of the wanted experts */
     const struct tensor **stored; /* [n_stored] the files' tensors, by address */
     bool *used;                   /* [n_stored] */
     uint32_t n_stored, n_repacks;
@@ -295,12 +296,9 @@ static struct text dtypes_text(const struct class_sum *c)
 
 static const char *rope_name(enum rope_kind kind)
 {
-    static const char *const names[] = {[ROPE_PLAIN] = "plain",
-                                        [ROPE_LINEAR] = "linear",
-                                        [ROPE_LLAMA3] = "llama3",
-                                        [ROPE_YARN] = "yarn",
-                                        [ROPE_LONG] = "longrope",
-                                        [ROPE_DIVISORS] = "divisors"};
+    static const char *const names[] = {
+        [ROPE_PLAIN] = "plain", [ROPE_LINEAR] = "linear", [ROPE_LLAMA3] = "llama3",
+        [ROPE_YARN] = "yarn",   [ROPE_LONG] = "longrope", [ROPE_DIVISORS] = "divisors"};
     return names[kind];
 }
 
@@ -381,7 +379,8 @@ static void print_model(const struct report *r)
 
 static void print_classes(const struct report *r)
 {
-    printf("\n%-18s %8s  %-9s %12s %12s\n", "weights", "matrices", "dtype", "in files", "in memory");
+    printf("\n%-18s %8s  %-9s %12s %12s\n", "weights", "matrices", "dtype", "in files",
+           "in memory");
     uint64_t memory = 0;
     for (uint32_t i = 0; i < CLASS_N; i++) {
         const struct class_sum *c = &r->classes[i];

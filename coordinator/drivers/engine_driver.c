@@ -322,8 +322,7 @@ static enum err_code open_engine(struct engine_driver *d, struct placement *plac
     for (uint32_t l = 0; l < hp->n_layers; l++) {
         if (!hp->is_moe[l]) continue;
         enum row_format f = model_expert_rows(cfg->model, l);
-        uint32_t bytes =
-            (uint32_t)(row_data_bytes(f, hp->hidden) + row_scale_bytes(f, hp->hidden));
+        uint32_t bytes = (uint32_t)(row_data_bytes(f, hp->hidden) + row_scale_bytes(f, hp->hidden));
         if (bytes > row_bytes) row_bytes = bytes;
     }
     struct compute_cfg cc = compute_cfg(cfg);

@@ -155,9 +155,10 @@ static enum err_code check_encoder(const struct engine *e, const struct engine_e
     if (ev->submit.n_prompt < 2)
         return err_set(why, ERR_INVALID, "the prompt has no tokens for the encoder");
     if (ev->submit.n_prompt - 1 > e->cfg.chunk)
-        return err_set(why, ERR_CONTEXT,
-                       "a prompt of %u tokens goes through the encoder at once, which has room for %u",
-                       ev->submit.n_prompt - 1, e->cfg.chunk);
+        return err_set(
+            why, ERR_CONTEXT,
+            "a prompt of %u tokens goes through the encoder at once, which has room for %u",
+            ev->submit.n_prompt - 1, e->cfg.chunk);
     if (ev->submit.prompt_logits)
         return err_set(why, ERR_INVALID,
                        "an encoder gives no logits: there are no log-probabilities of a prompt");

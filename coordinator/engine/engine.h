@@ -114,7 +114,8 @@ struct engine_row {
     bool beyond;           /* rope_length */
     bool samples;          /* its token continues the sequence (else: prompt logits only) */
     uint32_t output_index; /* of the token it samples */
-    const int32_t *tokens; /* of its sequence: the prompt, then the output [n_prompt + output_index] */
+    const int32_t
+        *tokens; /* of its sequence: the prompt, then the output [n_prompt + output_index] */
     uint32_t n_prompt;
     uint32_t n_encoder; /* tokens of its sequence that are the encoder's; 0: no encoder */
     bool dead; /* its sequence has left: results are not needed, experts and tokens not looked at */
@@ -126,7 +127,7 @@ struct engine_job {
     int combine_layer; /* -1: none */
     int first_layer,
         last_layer; /* attention of these; only the last may be MoE. first > last: none */
-    bool head; /* of the encoder's rows: its end, what the decoder will look at */
+    bool head;      /* of the encoder's rows: its end, what the decoder will look at */
 };
 
 enum engine_finish { ENGINE_FINISH_EOS, ENGINE_FINISH_LENGTH, ENGINE_FINISH_FAILED };

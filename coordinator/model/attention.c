@@ -86,8 +86,8 @@ static void add_bias(const struct visit *v, uint32_t b, struct attention_row *ro
     for (uint32_t i = 0; i < v->tile.n * v->n_heads; i++) {
         const int64_t position = v->st->p->b.rows[v->tile.first + i / v->n_heads].position;
         const float *of_head =
-            m->relative_bias + ((encodes ? 0 : m->hp->n_heads) + v->head + i % v->n_heads) *
-                                   (size_t)(2 * most + 1);
+            m->relative_bias +
+            ((encodes ? 0 : m->hp->n_heads) + v->head + i % v->n_heads) * (size_t)(2 * most + 1);
         for (uint32_t t = 0; t < KV_BLOCK_TOKENS; t++) {
             int64_t d = (int64_t)b * KV_BLOCK_TOKENS + t - position;
             d = d < -most ? -most : d > most ? most : d;
@@ -162,6 +162,5 @@ void attention_run(const struct stage *st, struct workers *w)
     size_t keys = (size_t)st->p->b.rows[st->p->n - 1].position + 1;
     size_t rows = st->p->n / st->p->n_tiles;
     run_rows(w, st->p->n_tiles * m->kv_shape.heads * parts(st->p),
-             2 * keys * m->kv_shape.key_dim * rows * heads_together(st->p),
-             attend_task, &copy);
+             2 * keys * m->kv_shape.key_dim * rows * heads_together(st->p), attend_task, &copy);
 }

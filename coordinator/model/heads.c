@@ -112,14 +112,15 @@ static void finish_row(void *ctx, uint32_t row, unsigned worker)
 /* Numbers of a row's q, k and v, which stand behind each other. */
 static size_t row_width(const struct hparams *hp)
 {
-    return (size_t)hp->n_heads * hp->head_dim + (size_t)hp->n_kv_heads * (hp->head_dim + hp->value_dim);
+    return (size_t)hp->n_heads * hp->head_dim +
+           (size_t)hp->n_kv_heads * (hp->head_dim + hp->value_dim);
 }
 
 void heads_project_cross(const struct stage *st, struct workers *w)
 {
     struct model_pass *p = st->p;
-    struct product q = pass_product(&st->layer->w[W_CROSS_Q], &p->b.norm, p->n, p->b.q,
-                                    row_width(p->m->hp));
+    struct product q =
+        pass_product(&st->layer->w[W_CROSS_Q], &p->b.norm, p->n, p->b.q, row_width(p->m->hp));
     products_run(p->m->kernels, &q, 1, &p->scratch, w);
 }
 
@@ -128,7 +129,8 @@ static void store_row(void *ctx, uint32_t row, unsigned worker)
     (void)worker;
     const struct stage *st = ctx;
     const struct hparams *hp = st->p->m->hp;
-    const float *k = st->p->b.q + row * row_width(hp), *v = k + (size_t)hp->n_kv_heads * hp->head_dim;
+    const float *k = st->p->b.q + row * row_width(hp),
+                *v = k + (size_t)hp->n_kv_heads * hp->head_dim;
     for (uint32_t h = 0; h < hp->n_kv_heads; h++)
         heads_store(st, row, h, k + (size_t)h * hp->head_dim, v + (size_t)h * hp->value_dim);
 }

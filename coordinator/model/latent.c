@@ -170,7 +170,6 @@ void latent_expand(const struct stage *st, struct workers *w)
                                           .y = p->b.attended.f32 + (size_t)h * hp->value_dim,
                                           .ldy = all};
     }
-    if (f != ROW_F32)
-        run_rows(w, p->n, (size_t)hp->n_heads * hp->mla.kv_rank, convert_row, &copy);
+    if (f != ROW_F32) run_rows(w, p->n, (size_t)hp->n_heads * hp->mla.kv_rank, convert_row, &copy);
     products_run(p->m->kernels, p->products, hp->n_heads, &p->scratch, w);
 }

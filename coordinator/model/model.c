@@ -109,8 +109,7 @@ static void load_latent(struct loader *ld, uint32_t l)
         else
             pack(ld, k, keys, (uint64_t)h * mla->kv_rank);
         if (ld->rc == ERR_OK)
-            ld->rc =
-                matrix_shape_as(values, W_V_B, value_dtype, hp->value_dim, mla->kv_rank, v,
+            ld->rc = matrix_shape_as(values, W_V_B, value_dtype, hp->value_dim, mla->kv_rank, v,
                                      ld->why);
         pack(ld, v, values, both != NULL ? first + mla->nope : (uint64_t)h * hp->value_dim);
     }
@@ -169,9 +168,9 @@ static enum err_code make_tables(struct model *m, struct err *why)
     for (uint32_t i = 0; i < 2; i++)
         m->rope[i].inv_freq = mem_zalloc_array(hp->rope_dim / 2, sizeof(float));
     if (hp->relative_bias.buckets > 0)
-        m->relative_bias = mem_zalloc_array(
-            2 * (size_t)hp->n_heads * (2 * (size_t)hp->relative_bias.max_distance + 1),
-            sizeof *m->relative_bias);
+        m->relative_bias = mem_zalloc_array(2 * (size_t)hp->n_heads *
+                                                (2 * (size_t)hp->relative_bias.max_distance + 1),
+                                            sizeof *m->relative_bias);
     if (hp->mla.kv_rank > 0)
         m->latent = mem_zalloc_array((size_t)hp->n_layers * 2 * hp->n_heads, sizeof *m->latent);
     if (m->layers == NULL || m->expert_rows == NULL || m->ones == NULL ||
@@ -186,8 +185,7 @@ static enum err_code make_tables(struct model *m, struct err *why)
     for (uint32_t i = 0; i < hp->head_dim; i++)
         m->ones[i] = 1.0f;
     for (uint32_t i = 0; i < 2; i++)
-        rope_frequencies(&hp->rope, hp->rope_dim, i == 1, m->rope[i].inv_freq,
-                         &m->rope[i].factor);
+        rope_frequencies(&hp->rope, hp->rope_dim, i == 1, m->rope[i].inv_freq, &m->rope[i].factor);
     double scale = hp->score_scale > 0 ? hp->score_scale : 1.0 / sqrt((double)hp->head_dim);
     if (hp->mla.kv_rank > 0) scale *= rope_score_factor(&hp->rope);
     m->score_scale = (float)scale;

@@ -28,7 +28,7 @@ void model_close(struct model *m);
 const struct hparams *model_hparams(const struct model *m);
 enum row_format model_expert_rows(const struct model *m,
                                   uint32_t layer); /* what routed experts take; of an MoE layer */
-bool model_reply_bf16(const struct model *m);             /* expert results: bf16, else f32 */
+bool model_reply_bf16(const struct model *m);      /* expert results: bf16, else f32 */
 size_t model_resident_bytes(const struct model *m);
 size_t model_kv_block_bytes(const struct model *m); /* all layers, one block of 64 tokens */
 
@@ -46,8 +46,10 @@ struct model_row {
     const uint32_t *
         blocks; /* block table of its sequence: position / 64 -> block in the store; borrowed for the pass */
     bool wants_logits;
-    uint32_t n_encoder; /* tokens of its sequence that are an encoder's: those at positions below; 0: no encoder */
-    bool beyond; /* its sequence is longer than the length the model was made for: long rope's other factors */
+    uint32_t
+        n_encoder; /* tokens of its sequence that are an encoder's: those at positions below; 0: no encoder */
+    bool
+        beyond; /* its sequence is longer than the length the model was made for: long rope's other factors */
 };
 
 /* Scratch for up to max_rows rows; sized at open. */

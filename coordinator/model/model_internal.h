@@ -26,7 +26,7 @@ struct model {
     uint8_t *region; /* packed weights and f32 vectors */
     size_t region_bytes;
     struct layer *layers;
-    struct layer whole; /* what belongs to no layer: final norm, head */
+    struct layer whole;    /* what belongs to no layer: final norm, head */
     struct packed *latent; /* [n_layers, 2, n_heads] */
     const struct tensor *embed;
 
@@ -37,9 +37,9 @@ struct model {
     struct {
         float *inv_freq; /* [rope_dim / 2] */
         float factor;
-    } rope[2];   /* [1]: of sequences beyond the original length; the same but for long rope */
+    } rope[2]; /* [1]: of sequences beyond the original length; the same but for long rope */
     float *relative_bias; /* [2 stacks, n_heads, 2 max_distance + 1]; NULL: none */
-    float *ones; /* [head_dim], for norms without a weight */
+    float *ones;          /* [head_dim], for norms without a weight */
 };
 
 struct kv_store {
@@ -93,27 +93,27 @@ struct row_tile {
 
 /* Buffers of a pass, all in one block. n rows; H heads. */
 struct pass_buffers {
-    float *hidden;       /* [n, D] residual stream */
-    struct views norm;   /* [n, D] */
-    struct views expert; /* [n, D], where the gate is on the experts' input; else nothing */
-    float *q;            /* [n, H head_dim] and behind each row its k and v; latent: q alone */
-    struct views q_low;  /* latent: [n, q_rank] */
-    float *kv_low;       /* latent: [n, kv_rank + rope] */
-    uint8_t *q_nope;     /* latent: [H] views' bytes of [n, nope] */
-    float *q_latent;     /* latent: [n, H (kv_rank + rope)] */
-    uint8_t *mixed;      /* latent: [H] views' bytes of [n, kv_rank] */
-    struct views attended;        /* [n, H value_dim] */
-    float *projected;             /* [n, D] */
-    float *cos, *sin;             /* [n, rope_dim / 2] */
-    float *router;                /* [n, E] */
-    float *gates;                 /* [n, K] */
-    uint16_t *experts;            /* [n, K] */
-    uint8_t *results;             /* [n, K, D] f32 or bf16 */
-    struct views ffn;             /* [n, F] gate of a dense layer or of the shared expert */
-    float *ffn_up;                /* [n, F] */
-    float *shared;                /* [n, D] what the shared expert gives */
-    float *shared_gate;           /* [n] */
-    float *logits;                /* [logit rows, V] */
+    float *hidden;         /* [n, D] residual stream */
+    struct views norm;     /* [n, D] */
+    struct views expert;   /* [n, D], where the gate is on the experts' input; else nothing */
+    float *q;              /* [n, H head_dim] and behind each row its k and v; latent: q alone */
+    struct views q_low;    /* latent: [n, q_rank] */
+    float *kv_low;         /* latent: [n, kv_rank + rope] */
+    uint8_t *q_nope;       /* latent: [H] views' bytes of [n, nope] */
+    float *q_latent;       /* latent: [n, H (kv_rank + rope)] */
+    uint8_t *mixed;        /* latent: [H] views' bytes of [n, kv_rank] */
+    struct views attended; /* [n, H value_dim] */
+    float *projected;      /* [n, D] */
+    float *cos, *sin;      /* [n, rope_dim / 2] */
+    float *router;         /* [n, E] */
+    float *gates;          /* [n, K] */
+    uint16_t *experts;     /* [n, K] */
+    uint8_t *results;      /* [n, K, D] f32 or bf16 */
+    struct views ffn;      /* [n, F] gate of a dense layer or of the shared expert */
+    float *ffn_up;         /* [n, F] */
+    float *shared;         /* [n, D] what the shared expert gives */
+    float *shared_gate;    /* [n] */
+    float *logits;         /* [logit rows, V] */
     struct model_row *rows;
     struct row_tile *tiles; /* [n] */
     int *bad_layer;         /* [n] */
@@ -124,8 +124,8 @@ struct model_pass {
     const struct model *m;
     uint32_t max_rows, max_logit_rows;
     uint32_t n, n_logits, n_tiles, tile_rows; /* the most rows of a tile */
-    uint32_t layer;   /* the last one run */
-    bool shared_done; /* of that layer */
+    uint32_t layer;                           /* the last one run */
+    bool shared_done;                         /* of that layer */
     uint8_t *data;
     struct pass_buffers b;
     struct product_scratch scratch;

@@ -119,8 +119,7 @@ enum err_code model_pass_open(const struct model *m, uint32_t max_rows, uint32_t
     p->max_logit_rows = max_logit_rows;
     size_t bytes = model_pass_bytes(m, max_rows, max_logit_rows);
     p->data = mem_aligned(64, bytes);
-    if (m->latent != NULL)
-        p->products = mem_zalloc_array(m->hp->n_heads, sizeof *p->products);
+    if (m->latent != NULL) p->products = mem_zalloc_array(m->hp->n_heads, sizeof *p->products);
     if (p->data == NULL || (m->latent != NULL && p->products == NULL)) {
         model_pass_close(p);
         return err_set(why, ERR_EXHAUSTED, "no memory for a pass of %u rows (%zu bytes)", max_rows,
@@ -247,8 +246,8 @@ static void attn_norm_row(void *ctx, uint32_t row, unsigned worker)
     const struct packed *w = st->layer->w;
     size_t off = (size_t)row * p->m->hp->hidden;
     norm(p->m, st->layer, W_ATTN_NORM, W_ATTN_NORM_BIAS, p->b.hidden + off, p->b.norm.f32 + off);
-    unsigned wanted = pass_wants(&w[W_K]) | pass_wants(&w[W_V]) | pass_wants(&w[W_Q_A]) |
-                      pass_wants(&w[W_KV_A]);
+    unsigned wanted =
+        pass_wants(&w[W_K]) | pass_wants(&w[W_V]) | pass_wants(&w[W_Q_A]) | pass_wants(&w[W_KV_A]);
     if (w[W_Q_A].n == 0) wanted |= pass_wants(&w[W_Q]);
     pass_fill(p->m->kernels, &p->b.norm, p->n, wanted, row);
 }
@@ -479,8 +478,8 @@ static void encoder_norm_row(void *ctx, uint32_t row, unsigned worker)
     norm(p->m, st->layer, W_ENCODER_NORM, W_N_ROLES, p->b.hidden + off, p->b.norm.f32 + off);
     unsigned wanted = 0;
     for (uint32_t l = p->m->hp->n_encoder_layers; l < p->m->hp->n_layers; l++)
-        wanted |= pass_wants(&p->m->layers[l].w[W_CROSS_K]) |
-                  pass_wants(&p->m->layers[l].w[W_CROSS_V]);
+        wanted |=
+            pass_wants(&p->m->layers[l].w[W_CROSS_K]) | pass_wants(&p->m->layers[l].w[W_CROSS_V]);
     pass_fill(p->m->kernels, &p->b.norm, p->n, wanted, row);
 }
 
@@ -536,8 +535,7 @@ static void head_norm_row(void *ctx, uint32_t i, unsigned worker)
     struct model_pass *p = st->p;
     const struct hparams *hp = p->m->hp;
     size_t from = (size_t)p->b.logit_row[i] * hp->hidden, to = (size_t)i * hp->hidden;
-    norm(p->m, st->layer, W_FINAL_NORM, W_FINAL_NORM_BIAS, p->b.hidden + from,
-         p->b.norm.f32 + to);
+    norm(p->m, st->layer, W_FINAL_NORM, W_FINAL_NORM_BIAS, p->b.hidden + from, p->b.norm.f32 + to);
     pass_fill(p->m->kernels, &p->b.norm, p->n_logits, pass_wants(&st->layer->w[W_HEAD]), i);
 }
 

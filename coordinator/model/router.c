@@ -106,8 +106,8 @@ static void sparsemixer(const struct router_params *cfg, uint32_t n_experts, con
         for (uint32_t e = 0, n = 0; e < n_experts; e++)
             n = insert(left, best, n, 1, e);
         ids[round] = best[0];
-        gates[round] = isnan(left[best[0]]) ? 0.0f
-                                            : near_share(left, logits, n_experts, cfg->jitter_eps);
+        gates[round] =
+            isnan(left[best[0]]) ? 0.0f : near_share(left, logits, n_experts, cfg->jitter_eps);
         left[best[0]] = -INFINITY;
     }
     if (ids[0] < ids[1]) return;

@@ -131,7 +131,7 @@ static void check_float(const char *name, bool f32)
 
 Test(gguf_models, in_f32_they_are_the_official_models)
 {
-    static const char *const names[] = {"tiny-mixtral-f32",     "tiny-qwen3_moe-f32",
+    static const char *const names[] = {"tiny-mixtral-f32", "tiny-qwen3_moe-f32",
                                         "tiny-deepseek_v2-f32", "tiny-deepseek_v2-f32-old-kv-b",
                                         "tiny-deepseek_v3-f32"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -140,11 +140,12 @@ Test(gguf_models, in_f32_they_are_the_official_models)
 
 Test(gguf_models, in_16_bits_they_are_as_near_as_16_bits_allow)
 {
-    static const char *const names[] = {
-        "tiny-deepseek-f16", "tiny-deepseek_v2-lite-f16",      "tiny-glm4_moe-f16",
-        "tiny-granitemoe-f16", "tiny-llama-f16",               "tiny-mixtral-f16-experts-apart",
-        "tiny-mixtral-f16-v2", "tiny-olmoe-f16",               "tiny-phimoe-f16",
-        "tiny-qwen2_moe-f16",  "tiny-qwen3-f16",               "tiny-qwen3_moe-bf16"};
+    static const char *const names[] = {"tiny-deepseek-f16",   "tiny-deepseek_v2-lite-f16",
+                                        "tiny-glm4_moe-f16",   "tiny-granitemoe-f16",
+                                        "tiny-llama-f16",      "tiny-mixtral-f16-experts-apart",
+                                        "tiny-mixtral-f16-v2", "tiny-olmoe-f16",
+                                        "tiny-phimoe-f16",     "tiny-qwen2_moe-f16",
+                                        "tiny-qwen3-f16",      "tiny-qwen3_moe-bf16"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_float(names[i], false);
 }
@@ -152,11 +153,11 @@ Test(gguf_models, in_16_bits_they_are_as_near_as_16_bits_allow)
 /* Inputs are rounded to 8 bits per 32 numbers too; prompt d0 has no routing near a decision. */
 Test(gguf_models, in_blocks_they_are_as_near_as_blocks_allow)
 {
-    static const char *const names[] = {
-        "tiny-mixtral-q8_0",     "tiny-mixtral-q4_0",          "tiny-qwen3_moe-q8_0",
-        "tiny-qwen3_moe-q4_0",   "tiny-deepseek_v2-q8_0",      "tiny-deepseek_v2-q4_0",
-        "tiny-gpt_oss-f32",      "tiny-qwen3_moe-k-q3_k_m",    "tiny-qwen3_moe-k-q4_k_m",
-        "tiny-qwen3_moe-k-q6_k"};
+    static const char *const names[] = {"tiny-mixtral-q8_0",       "tiny-mixtral-q4_0",
+                                        "tiny-qwen3_moe-q8_0",     "tiny-qwen3_moe-q4_0",
+                                        "tiny-deepseek_v2-q8_0",   "tiny-deepseek_v2-q4_0",
+                                        "tiny-gpt_oss-f32",        "tiny-qwen3_moe-k-q3_k_m",
+                                        "tiny-qwen3_moe-k-q4_k_m", "tiny-qwen3_moe-k-q6_k"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char file[128];
         snprintf(file, sizeof file, "%s.gguf", names[i]);

@@ -172,8 +172,7 @@ static void check_folder(const char *dir, const char *name, bool f32)
         cr_expect_eq(all.other_experts, 0u);
     } else {
         /* The official run's own error in bf16, or 2 % of the logits' spread where it is not known. */
-        bool known =
-            json_object_get(json_object_get(x.json, "facts"), "official_bf16_rms") != NULL;
+        bool known = json_object_get(json_object_get(x.json, "facts"), "official_bf16_rms") != NULL;
         double most = known ? number(x.json, "facts", "official_bf16_rms")
                             : 0.02 * number(x.json, "facts", "logits_std");
         printf("golden %s: may be %.3g (%s)\n", name, most,
@@ -481,8 +480,9 @@ Test(golden, long_rope_changes_its_factors_with_the_length)
         const float *got = model_pass_logits(o.pass, 0);
         cr_expect_eq(one_best(got, hp->vocab), want[c].best);
         for (int v = 0; v < 6; v++)
-            cr_expect_float_eq(got[v], want[c].logits[v], 1e-4, "%u tokens: logit %d is %.6f, not %.6f",
-                               want[c].n, v, (double)got[v], want[c].logits[v]);
+            cr_expect_float_eq(got[v], want[c].logits[v], 1e-4,
+                               "%u tokens: logit %d is %.6f, not %.6f", want[c].n, v,
+                               (double)got[v], want[c].logits[v]);
     }
     one_close(&o);
 }

@@ -86,8 +86,11 @@ static void run_stack(struct one_process *o, const uint32_t *blocks, const int32
 
 static void open_it(struct one_process *o, const char *kernels)
 {
-    one_open(o, &(struct one_cfg){
-                    .path = model_dir(), .kernels = kernels, .threads = 2, .max_rows = 128, .n_blocks = 12});
+    one_open(o, &(struct one_cfg){.path = model_dir(),
+                                  .kernels = kernels,
+                                  .threads = 2,
+                                  .max_rows = 128,
+                                  .n_blocks = 12});
 }
 
 Test(golden_encoder, tiny_switch_is_the_official_model)
@@ -124,9 +127,10 @@ Test(golden_encoder, tiny_switch_is_the_official_model)
         for (uint32_t i = 0; i < n_decoder * vocab; i++)
             worst = fmax(worst, fabs((double)model_pass_logits(o.pass, i / vocab)[i % vocab] -
                                      (double)logits[i]));
-        printf("golden tiny-switch %s: worst |error| logits %.2g hidden %.2g router %.2g gates %.2g; "
-               "%u choices, %u dropped\n",
-               prompt, worst, c.hidden, c.router, c.gates, c.choices, c.dropped);
+        printf(
+            "golden tiny-switch %s: worst |error| logits %.2g hidden %.2g router %.2g gates %.2g; "
+            "%u choices, %u dropped\n",
+            prompt, worst, c.hidden, c.router, c.gates, c.choices, c.dropped);
         cr_expect_leq(worst, 5e-5);
         cr_expect_leq(c.hidden, 1e-4);
         cr_expect_leq(c.router, 5e-5);

@@ -63,9 +63,11 @@ Test(openai_client, calls_tools_as_it_expects, .timeout = 120)
                          "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": "
                          "{\"city\": \"Paris\", \"days\": 2}}\n</tool_call>");
     chat_template_close(f.chat_template);
-    cr_assert_eq(chat_template_parse(tool_template, sizeof tool_template - 1, &f.chat_template, &why),
-                 ERR_OK, "%s", why.text);
-    cr_assert_eq(reply_format_find(f.chat_template, f.tokenizer, NULL, NULL, &format, &why), ERR_OK);
+    cr_assert_eq(
+        chat_template_parse(tool_template, sizeof tool_template - 1, &f.chat_template, &why),
+        ERR_OK, "%s", why.text);
+    cr_assert_eq(reply_format_find(f.chat_template, f.tokenizer, NULL, NULL, &format, &why),
+                 ERR_OK);
     f.cfg.model.chat_template = f.chat_template;
     f.cfg.model.reply_format = &format;
     f.cfg.model.ctx = 4096;

@@ -19,7 +19,7 @@ struct fake_model {
     uint64_t seed;
     uint32_t n_layers, n_experts, top_k, n_kv_blocks;
     uint32_t n_encoder_layers; /* of engine_cfg */
-    uint32_t rope_length; /* of engine_cfg: longer sequences have other embeddings */
+    uint32_t rope_length;      /* of engine_cfg: longer sequences have other embeddings */
     bool is_moe[FAKE_MAX_LAYERS];
     uint64_t *kv; /* [n_kv_blocks][n_layers][64] */
 };

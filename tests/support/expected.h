@@ -47,8 +47,8 @@ static inline void expected_close(struct expected *x)
 }
 
 /* "p0" + ".hidden." + "1"; the values (copied: the file promises no alignment) and the first dimension. NULL if absent. */
-static inline void *expected_get(const struct expected *x, const char *prompt, const char *key, int index,
-                          uint64_t dims[2])
+static inline void *expected_get(const struct expected *x, const char *prompt, const char *key,
+                                 int index, uint64_t dims[2])
 {
     char name[128];
     if (index >= 0)

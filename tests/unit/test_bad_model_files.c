@@ -375,7 +375,8 @@ static bool is_outside(const char *key)
 }
 
 /* A test for each family: together they are minutes under a sanitizer. */
-ParameterizedTestParameters(bad_model_files, every_value_of_config_json_is_taken_or_refused_by_its_name)
+ParameterizedTestParameters(bad_model_files,
+                            every_value_of_config_json_is_taken_or_refused_by_its_name)
 {
     static size_t which[N_OF(families)];
     for (size_t i = 0; i < N_OF(families); i++)
@@ -430,8 +431,7 @@ Test(bad_model_files, every_value_of_generation_config_json_too)
         struct hparams hp;
         struct err why = {0};
         cr_assert_eq(hparams_read(s.dir.dir, &hp, &why), ERR_OK, "%s", why.text);
-        for (size_t k = 0; k < N_OF(generation_rules); k++)
-        {
+        for (size_t k = 0; k < N_OF(generation_rules); k++) {
             struct rule mine = of_vocabulary(generation_rules[k], hp.vocab);
             try_all(&s, config, config, &mine);
         }
@@ -666,7 +666,7 @@ Test(bad_model_files, a_header_cut_at_any_byte_is_refused)
                       strstr(why.text, "model.safetensors"),
                   "the file ends at %zu", cut);
     }
-    char *header = malloc(t.n);                /* the header is a part of the file */
+    char *header = malloc(t.n);                   /* the header is a part of the file */
     for (size_t cut = 0; cut < t.len; cut += 3) { /* the header does, and the data follows */
         struct model_file *f = NULL;
         if (t.file[8 + cut] == ' ') break; /* the padding behind the last brace */

@@ -268,7 +268,8 @@ Test(engine, an_encoder_sees_the_prompt_in_one_pass_and_the_decoder_goes_on_from
     cfg.n_encoder_layers = 2;
     open_rig(&r, cfg, 1);
     struct rig_client *a = rig_submit(&r, 1, 13, 6, false, NEVER, NULL);
-    struct rig_client *b = rig_submit(&r, 2, 17, 5, false, NEVER, NULL); /* 16 rows: a whole chunk */
+    struct rig_client *b =
+        rig_submit(&r, 2, 17, 5, false, NEVER, NULL); /* 16 rows: a whole chunk */
     run_to_the_end(&r);
     cr_expect(a->n_told == 6 && b->n_told == 5);
     struct err why;

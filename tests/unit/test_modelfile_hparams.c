@@ -175,8 +175,7 @@ Test(modelfile_hparams, what_would_change_the_numbers_is_honoured_or_refused)
         const char *word;
     } cases[] = {
         {FAMILY_MIXTRAL, "{\"model_type\":\"dbrx\"}", ERR_UNSUPPORTED, "dbrx"},
-        {FAMILY_MIXTRAL, "{\"model_type\":\"dbrx\"}", ERR_UNSUPPORTED,
-         "mixtral, qwen3_moe, olmoe"},
+        {FAMILY_MIXTRAL, "{\"model_type\":\"dbrx\"}", ERR_UNSUPPORTED, "mixtral, qwen3_moe, olmoe"},
         {FAMILY_MIXTRAL, "{\"model_type\":7}", ERR_CORRUPT, "model_type"},
         {FAMILY_MIXTRAL, "{\"architectures\":[\"MixtralForSequenceClassification\"]}",
          ERR_UNSUPPORTED, "Sequence"},

@@ -39,7 +39,8 @@ Test(router, equal_logits_go_to_the_lower_number)
     float gates[3];
     router_select(&cfg, n_experts, top_k, (float[]){1, 2, 2, 2, 2, 1}, NULL, ids, gates);
     cr_expect(ids[0] == 1 && ids[1] == 2 && ids[2] == 3);
-    router_select(&cfg, n_experts, top_k, (float[]){0.0f, -0.0f, 0.0f, -0.0f, 0.0f, 0.0f}, NULL, ids, gates);
+    router_select(&cfg, n_experts, top_k, (float[]){0.0f, -0.0f, 0.0f, -0.0f, 0.0f, 0.0f}, NULL,
+                  ids, gates);
     cr_expect(ids[0] == 0 && ids[1] == 1 && ids[2] == 2);
     router_select(&cfg, n_experts, top_k, (float[]){0, 0, 0, 0, 0, 9}, NULL, ids, gates);
     cr_expect(ids[0] == 0 && ids[1] == 1 && ids[2] == 5);
