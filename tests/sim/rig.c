@@ -48,11 +48,11 @@ static void note_state(struct rig *r)
                     n_unsent = dispatch_n_unsent(engine_dispatch(r->engine), slot);
         engine_rows(r->engine, slot, &n);
         if (n == 0) continue;
-        buf_printf(r->trace,
-                   "  slot %u: a pass of %s%s, %u results are missing, %u of them unsent\n", slot,
-                   parts_text(r, slot), r->has_job[slot] ? ", the coordinator computes" : "",
+        buf_printf(r->trace, "  slot %u: a pass of %s%s, %u results missing, %u of them unsent\n",
+                   slot, parts_text(r, slot), r->has_job[slot] ? ", the coordinator computes" : "",
                    n_open, n_unsent);
     }
+    if (r->n_wire == 0) buf_printf(r->trace, "  no step is on its way\n");
     for (uint32_t i = 0; i < r->n_wire; i++)
         buf_printf(r->trace, "  step %llu of slot %u is at node %u or on its way%s\n",
                    (unsigned long long)(r->wire[i]->step >> 20), r->wire[i]->slot, r->wire[i]->node,

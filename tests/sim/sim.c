@@ -172,7 +172,7 @@ static void tell_world(struct sim *s, uint32_t replicas)
     buf_printf(t, "The world of seed %llu: %u node%s, each expert on %u of them; %u request%s.\n",
                (unsigned long long)s->seed, s->n_nodes, s->n_nodes == 1 ? "" : "s", replicas,
                s->n_submits, s->n_submits == 1 ? "" : "s");
-    buf_printf(t, "The model: %u layers, %u experts of which a token sees %u, in layers",
+    buf_printf(t, "The model: %u layer(s), %u experts of which a token sees %u, in layers",
                c->n_layers, c->n_experts, c->top_k);
     const char *comma = "";
     for (uint32_t i = 0; i < c->n_layers; i++) {
