@@ -25,7 +25,7 @@ from planting import ROOT, NotThere, Tree, check
 ENGINE_TESTS = ["test_sim", "test_engine", "test_engine_preemption", "test_dispatch", "test_placement", "test_kv_cache"]
 COMBINE_TESTS = ["test_golden", "test_same_bits"]
 COMBINE = "coordinator/model/pass.c"
-TIMEOUT_S = 100
+TIMEOUT_S = 60
 MEMORY = 8 << 30
 
 FILES = [
@@ -193,12 +193,11 @@ def run_tests(tree, tests, simulated):
             done = subprocess.run([tree.folder / "build/tests" / test], cwd=tree.folder, env=env, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, timeout=TIMEOUT_S, preexec_fn=limit)
         except subprocess.TimeoutExpired:
-            red.append((test, "does not end"))
-            continue
+            return red + [(test, "it does not end")]
         if done.returncode == 0:
             continue
         text = done.stdout.decode(errors="replace")
-        seed = re.findall(r"^seed \d+: .*", text, re.M)
+        seed = re.findall(r"^seed \d+: [^(\n]*", text, re.M)
         failed = re.findall(r"\[.*?FAIL.*?\] \S*?::(\w+)", text)
         red.append((test, (seed or failed or ["it died"])[0]))
     return red

@@ -39,20 +39,20 @@ static void note_state(struct rig *r)
         const struct rig_client *c = &r->clients[i];
         if (c->state == CLIENT_WAITING)
             buf_printf(r->trace,
-                       "  client %llu waits, has %u of up to %u tokens, deadline %.3f ms\n",
+                       "  client %llu waits, has %u of up to %u tokens, deadline %.3f ms%s\n",
                        (unsigned long long)c->id, c->n_told, c->max_tokens,
-                       (double)c->deadline_us / 1000.0);
+                       (double)c->deadline_us / 1000.0, c->paused ? ", does not read" : "");
     }
     for (uint32_t slot = 0; slot < r->cfg.decode_slots + r->cfg.prefill_slots; slot++) {
         uint32_t n, n_open = dispatch_n_open(engine_dispatch(r->engine), slot),
                     n_unsent = dispatch_n_unsent(engine_dispatch(r->engine), slot);
         engine_rows(r->engine, slot, &n);
         if (n == 0) continue;
-        buf_printf(r->trace,
-                   "  slot %u: a pass of %s%s, %u results are missing, %u of them unsent\n", slot,
-                   parts_text(r, slot), r->has_job[slot] ? ", the coordinator computes" : "",
+        buf_printf(r->trace, "  slot %u: a pass of %s%s, %u results missing, %u of them unsent\n",
+                   slot, parts_text(r, slot), r->has_job[slot] ? ", the coordinator computes" : "",
                    n_open, n_unsent);
     }
+    if (r->n_wire == 0) buf_printf(r->trace, "  no step is on its way\n");
     for (uint32_t i = 0; i < r->n_wire; i++)
         buf_printf(r->trace, "  step %llu of slot %u is at node %u or on its way%s\n",
                    (unsigned long long)(r->wire[i]->step >> 20), r->wire[i]->slot, r->wire[i]->node,
@@ -160,6 +160,7 @@ struct rig_client *rig_submit(struct rig *r, uint64_t id, uint32_t n_prompt, uin
                              .n_prompt = n_prompt,
                              .max_tokens = max_tokens,
                              .prompt_logits = prompt_logits,
+                             .submit_us = r->now_us,
                              .deadline_us = deadline_us};
     c->prompt = calloc(n_prompt + 1, sizeof *c->prompt);
     c->truth = calloc(max_tokens + 1, sizeof *c->truth);
@@ -201,7 +202,12 @@ void rig_cancel(struct rig *r, uint64_t id)
 
 void rig_pause(struct rig *r, uint64_t id, bool paused)
 {
-    rig_note(r, "client %llu %s", (unsigned long long)id, paused ? "stops reading" : "reads on");
+    struct rig_client *c = rig_find(r, id);
+    if (c != NULL && c->paused != paused) {
+        c->paused = paused;
+        rig_note(r, "client %llu %s", (unsigned long long)id,
+                 paused ? "stops reading" : "reads on");
+    }
     rig_step(r,
              (struct engine_event){.kind = paused ? ENGINE_PAUSE : ENGINE_RESUME, .sequence = id});
 }
@@ -214,6 +220,7 @@ static void check_emit(struct rig *r, const struct engine_action *a)
         rig_fail(r, "token for client %llu, which is not waiting", id);
         return;
     }
+    r->told_us = r->now_us;
     const struct fake_pass *p = &r->passes[a->emit.slot];
     if (a->emit.logit_row >= p->n_logit_rows || p->logit_rows[a->emit.logit_row] != a->emit.row)
         rig_fail(r, "token for client %llu: logit row %u is not that of row %u", id,
@@ -253,7 +260,7 @@ static void check_finish(struct rig *r, const struct engine_action *a)
         rig_fail(r, "the end for client %llu, which is not waiting", id);
         return;
     }
-    c->ended_us = r->now_us;
+    c->ended_us = r->told_us = r->now_us;
     c->reason = a->finish.reason;
     c->state = a->finish.reason == ENGINE_FINISH_FAILED ? CLIENT_FAILED : CLIENT_DONE;
     bool at_eos = c->n_told > 0 && r->eos >= 0 && c->truth[c->n_told - 1] == r->eos;

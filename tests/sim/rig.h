@@ -41,10 +41,11 @@ enum rig_client_state {
 
 struct rig_client {
     enum rig_client_state state;
-    uint64_t id, deadline_us, ended_us;
+    uint64_t id, submit_us, deadline_us, ended_us;
     uint32_t n_prompt, max_tokens;
     bool prompt_logits, ignore_eos;
-    bool begun; /* a pass has had rows of it */
+    bool begun;  /* a pass has had rows of it */
+    bool paused; /* by the client */
     int32_t *prompt, *truth;
     uint32_t n_prompt_told, n_told;
     enum engine_finish reason;
@@ -58,7 +59,7 @@ struct rig {
     struct engine_cfg cfg;
     struct placement *placement; /* the one in force */
     bool up[RIG_MAX_NODES][DISPATCH_N_LANES];
-    uint64_t now_us;
+    uint64_t now_us, told_us; /* told: when a client was last told something */
 
     bool has_job[RIG_MAX_SLOTS];
     struct engine_job job[RIG_MAX_SLOTS];

@@ -7,6 +7,7 @@
 #include "tests/sim/sim_parts.h"
 
 #define STUCK_AFTER_US 2000000000u
+#define WAIT_US        20000000u
 #define MAX_EVENTS     400000u
 
 uint64_t sim_draw(struct sim *s, uint64_t lo, uint64_t hi)
@@ -112,8 +113,9 @@ static void do_client(struct sim *s)
         SIM_COUNT(s, PAUSED);
         rig_pause(r, who, true);
     } else if (!faults)
-        for (uint64_t i = 0; i < n; i++)
-            rig_pause(r, waiting[i], false);
+        for (uint64_t i = 0; i < n; i++) {
+            if (rig_find(r, waiting[i])->paused) rig_pause(r, waiting[i], false);
+        }
     else if (n > 0)
         rig_pause(r, who, false);
     if (s->n_submitted < s->n_submits || faults || n > 0) {
@@ -170,14 +172,19 @@ static void tell_world(struct sim *s, uint32_t replicas)
     buf_printf(t, "The world of seed %llu: %u node%s, each expert on %u of them; %u request%s.\n",
                (unsigned long long)s->seed, s->n_nodes, s->n_nodes == 1 ? "" : "s", replicas,
                s->n_submits, s->n_submits == 1 ? "" : "s");
-    buf_printf(t, "The model: %u layers, %u experts of which a token sees %u, in layers",
+    buf_printf(t, "The model: %u layer(s), %u experts of which a token sees %u, in layers",
                c->n_layers, c->n_experts, c->top_k);
-    for (uint32_t i = 0; i < c->n_layers; i++)
-        if (s->rig.model.is_moe[i]) buf_printf(t, " %u", i);
+    const char *comma = "";
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        if (!s->rig.model.is_moe[i]) continue;
+        buf_printf(t, "%s %u", comma, i);
+        comma = ",";
+    }
     if (c->n_encoder_layers > 0)
         buf_printf(t, "; the first %u layers are an encoder", c->n_encoder_layers);
     if (c->rope_length > 0) buf_printf(t, "; its long rope begins after %u tokens", c->rope_length);
-    buf_printf(t, "; token %d ends a text.\n", (int)s->rig.eos);
+    if (s->rig.eos >= 0) buf_printf(t, "; token %d ends a text", (int)s->rig.eos);
+    buf_printf(t, ".\n");
     buf_printf(
         t,
         "The engine: slots 0 to %u for decode (%u rows), %u to %u for prompts (%u rows); context %u, "
@@ -238,6 +245,19 @@ static void check_idle(struct rig *r)
         rig_fail(r, "all slots are free while %u requests run and %u wait", st.running, st.waiting);
 }
 
+/* Once all works again, somebody is always told something soon. */
+static void check_wait(struct sim *s)
+{
+    struct rig *r = &s->rig;
+    if (r->now_us < FAULTS_UNTIL_US + WAIT_US || r->now_us < r->told_us + WAIT_US) return;
+    for (uint32_t i = 0; i < r->n_clients; i++) {
+        const struct rig_client *c = &r->clients[i];
+        if (c->state == CLIENT_WAITING && !c->paused && r->now_us > c->submit_us + WAIT_US)
+            rig_fail(r, "client %llu waits, and nobody was told anything for %u s",
+                     (unsigned long long)c->id, WAIT_US / 1000000);
+    }
+}
+
 static void happen(struct sim *s, const struct happening *h)
 {
     if (h->what == DO_JOB)
@@ -268,6 +288,7 @@ static void run(struct sim *s)
         }
         struct engine_stats st;
         check_idle(r);
+        check_wait(s);
         if (s->n_events % 16 == 0) {
             engine_stats(r->engine, &st);
             s->totals->counts[SIM_WAITED] += st.passes_waiting_for_experts > 0;

@@ -1,4 +1,5 @@
 /* sim_cluster.c - the simulated nodes, the streams to them, and what goes wrong with both. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,8 +59,11 @@ static void on_compute(void *ctx, struct sim_node *n)
     struct machine *m = machine_of(s, n);
     uint64_t us = sim_draw(s, 20, 800) * m->slowness;
     if (n->batch->n_requests > 1) SIM_COUNT(s, MERGED);
-    rig_note(&s->rig, "node %u computes layer %u: %u steps together, %u experts", n->number,
-             n->batch->layer, n->batch->n_requests, n->batch->n_tasks);
+    char together[40] = "";
+    if (n->batch->n_requests > 1)
+        snprintf(together, sizeof together, " of %u steps together", n->batch->n_requests);
+    rig_note(&s->rig, "node %u computes %u expert%s of layer %u%s", n->number, n->batch->n_tasks,
+             n->batch->n_tasks == 1 ? "" : "s", n->batch->layer, together);
     sim_plan(s, (struct happening){
                     .at = s->rig.now_us + us, .what = DO_BATCH, .a = n->number, .b = m->life});
 }

@@ -37,7 +37,7 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
     return v == NULL ? otherwise : strtoull(v, NULL, 10);
 }
 
-#define SEED_SECONDS 60 /* a seed takes milliseconds; one that takes so long does not end */
+#define SEED_SECONDS 20 /* a seed takes milliseconds; one that takes so long does not end */
 #define TAIL_BYTES   8000
 
 /* The seed that runs, for the handler of signals. */

@@ -9,6 +9,7 @@
 #include "common/base/rng.h"
 #include "coordinator/cluster/dispatch.h"
 #include "coordinator/cluster/latency.h"
+#include "coordinator/cluster/step_pool.h"
 
 #define TOP_K       2
 #define SLOT_DECODE 0
@@ -395,6 +396,24 @@ Test(dispatch, a_new_placement_forgets_who_refused)
     cr_assert_eq(dispatch_set_placement(d, 1001, p, NULL), ERR_OK);
     placement_release(p);
     cr_expect_eq(take_sends(d, s, 4), 1, "at once: it says that the node holds them now");
+    dispatch_close(d);
+}
+
+Test(dispatch, steps_are_used_again)
+{
+    struct dispatch *d = open_dispatch(2, 1, 4, 1000);
+    const uint16_t routing[] = {0, 1};
+    const struct dispatch_step *s[4];
+    for (uint64_t i = 0; i < 100; i++) {
+        dispatch_start(d, i, SLOT_DECODE, 0, routing, no_skip, 1);
+        cr_assert_eq(take_sends(d, s, 4), 2);
+        for (int k = 0; k < 2; k++) {
+            uint64_t id = s[k]->id;
+            cr_assert_lt(id % STEP_POOL_MAX, 2, "two at a time need room for two");
+            dispatch_reply(d, i, id);
+            cr_assert_null(dispatch_find(d, id));
+        }
+    }
     dispatch_close(d);
 }
 
