@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/base/options.h"
+#include "common/base/utf8.h"
 #include "coordinator/cli/ask.h"
 #include "coordinator/cli/commands.h"
 
@@ -107,15 +108,30 @@ static void on_interrupt(int signal_number)
     interrupted = 1;
 }
 
-static void add_message(json_t *messages, const char *role, const char *text)
+/* What a terminal or an argument gives need not be UTF-8: as everywhere, each invalid part is one U+FFFD. False: no memory. */
+static bool add_message(json_t *messages, const char *role, const char *text, size_t n)
 {
-    json_array_append_new(messages,
-                          json_pack("{s:s,s:s%}", "role", role, "content", text, strlen(text)));
+    struct buf valid = {0};
+    for (size_t i = 0; i < n;) {
+        uint32_t code_point;
+        i += utf8_decode(text + i, n - i, &code_point);
+        buf_put_utf8(&valid, code_point);
+    }
+    json_t *message = valid.failed ? NULL
+                                   : json_pack("{s:s,s:s%}", "role", role, "content",
+                                               valid.data != NULL ? valid.data : "", valid.len);
+    buf_free(&valid);
+    return json_array_append_new(messages, message) == 0;
 }
 
-/* One turn; the answer joins the messages. */
-static int turn(const struct chat_options *o, json_t *messages)
+/* One turn: a question and its answer join the messages, or, when there is none, neither. */
+static int turn(const struct chat_options *o, json_t *messages, const char *question, size_t n)
 {
+    const size_t before = json_array_size(messages);
+    if (!add_message(messages, "user", question, n)) {
+        fprintf(stderr, "moesaic chat: no memory for the question\n");
+        return 1;
+    }
     struct ask a = {.server = o->server,
                     .messages = messages,
                     .max_tokens = o->max_tokens,
@@ -131,7 +147,8 @@ static int turn(const struct chat_options *o, json_t *messages)
     enum err_code rc = ask_server(&a, &answer, &why);
     printf("\n");
     if (rc == ERR_OK || rc == ERR_CANCELLED) {
-        add_message(messages, "assistant", answer.text.data != NULL ? answer.text.data : "");
+        if (!add_message(messages, "assistant", answer.text.data, answer.text.len))
+            fprintf(stderr, "moesaic chat: no memory to remember the answer\n");
         if (o->stats && rc == ERR_OK) {
             double rest = answer.total_s - answer.first_s;
             printf(
@@ -146,8 +163,7 @@ static int turn(const struct chat_options *o, json_t *messages)
         if (rc == ERR_CANCELLED) printf("[stopped]\n");
     } else {
         fprintf(stderr, "moesaic chat: %s\n", why.text);
-        json_array_remove(messages,
-                          json_array_size(messages) - 1); /* the question may be asked again */
+        json_array_remove(messages, before); /* the question may be asked again */
     }
     buf_free(&answer.text);
     return rc == ERR_OK || rc == ERR_CANCELLED ? 0 : 1;
@@ -164,11 +180,12 @@ int cmd_chat(int argc, char **argv)
                                 on_interrupt}; /* no SA_RESTART: it also ends a waiting read */
     sigaction(SIGINT, &act, NULL);
     json_t *messages = json_array();
-    if (o.system != NULL) add_message(messages, "system", o.system);
     int code = 0;
-    if (o.text.len > 0) {
-        add_message(messages, "user", o.text.data);
-        code = turn(&o, messages);
+    if (o.system != NULL && !add_message(messages, "system", o.system, strlen(o.system))) {
+        fprintf(stderr, "moesaic chat: no memory for the system message\n");
+        code = 1;
+    } else if (o.text.len > 0) {
+        code = turn(&o, messages, o.text.data, o.text.len);
     } else {
         char *line = NULL;
         size_t cap = 0;
@@ -183,8 +200,7 @@ int cmd_chat(int argc, char **argv)
             while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
                 line[--n] = '\0';
             if (n == 0) continue;
-            add_message(messages, "user", line);
-            code = turn(&o, messages);
+            code = turn(&o, messages, line, (size_t)n);
         }
         if (tty) printf("\n");
         free(line);

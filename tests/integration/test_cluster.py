@@ -315,5 +315,38 @@ def test_status_and_chat_commands():
     assert code == 2 and "down" in said, (code, said)
 
 
+def test_a_chat_remembers_what_was_said():
+    """Each turn asks with all that was said before; a question that was refused is forgotten, others are not."""
+    with Cluster(DEMO, nodes=2) as c:
+        def chat(typed, *options):
+            done = subprocess.run([BIN / "moesaic", "chat", "--http", c.url, "--max-tokens", "12", "--temperature", "0", *options], input=typed,
+                                  capture_output=True, timeout=60)
+            return done.stdout.decode().splitlines(), done.stderr.decode()
+
+        def expect(got, wanted):
+            assert got == wanted, f"{got} instead of {wanted}"
+
+        def api(messages):
+            status, answer, _ = c.post("/v1/chat/completions", {"messages": messages, "max_tokens": 12, "temperature": 0})
+            assert status == 200, answer
+            messages.append({"role": "assistant", "content": answer["choices"][0]["message"]["content"]})
+            return messages[-1]["content"]
+
+        def conversation(*questions, system=None):
+            messages = [{"role": "system", "content": system}] if system else []
+            return [api(messages) for q in questions if not messages.append({"role": "user", "content": q})]
+
+        first, second, third = "Tell me of a fox.", "What did it say?", "And the crow?"
+        want = conversation(first, second, third)
+        assert want[1] != conversation(second)[0], "the second answer does not depend on the first turn"
+        expect(chat(f"{first}\n\n{second}\r\n{third}\n".encode()), (want, ""))
+        lines, errors = chat(f"{first}\n{'fox ' * 3000}\n{second}\n".encode())
+        assert lines == [want[0], "", want[1]] and "maximum context length is 512" in errors, (lines, errors)
+        # Bytes that are no UTF-8, typed and as an argument: one U+FFFD for each part.
+        want = conversation("a \ufffd\ufffd fox", second, system="Be \ufffd brief.")
+        expect(chat(b"a \xff\xfe fox\n" + second.encode(), "--system", b"Be \xe2\x82 brief."), (want, ""))
+        expect(chat(b"", b"a \xff\xfe fox"), (conversation("a \ufffd\ufffd fox"), ""))
+
+
 if __name__ == "__main__":
     run_tests([f for n, f in list(globals().items()) if n.startswith("test_")])
