@@ -390,7 +390,8 @@ static enum err_code open_file(const char *path, bool in_part, struct model_file
     return ERR_OK;
 fail:
     model_file_close(f);
-    return err_wrap(why, rc, "%s", path);
+    const bool named = why != NULL && strncmp(why->text, path, strlen(path)) == 0;
+    return named ? rc : err_wrap(why, rc, "%s", path);
 }
 
 enum err_code model_file_open(const char *path, struct model_file **out, struct err *why)
