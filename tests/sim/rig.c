@@ -292,6 +292,17 @@ static void check_finish(struct rig *r, const struct engine_action *a)
 
 /* ---- nodes ------------------------------------------------------------------------------------- */
 
+/* Work of which nothing is wanted any more. */
+static void check_wanted(struct rig *r, uint32_t slot, const uint32_t *chosen, uint32_t n_chosen)
+{
+    uint32_t n;
+    const struct engine_row *rows = engine_rows(r->engine, slot, &n);
+    for (uint32_t i = 0; i < (chosen == NULL ? n : n_chosen); i++)
+        if (!rows[chosen == NULL ? i : chosen[i]].dead) return;
+    rig_fail(r, "slot %u: a %s whose rows are all of clients that have left", slot,
+             chosen == NULL ? "job" : "step");
+}
+
 /* Everything dispatch.h promises of a step. */
 static void check_step(struct rig *r, const struct dispatch_step *s)
 {
@@ -333,6 +344,7 @@ static void check_step(struct rig *r, const struct dispatch_step *s)
 static void send(struct rig *r, const struct dispatch_step *s)
 {
     check_step(r, s);
+    if (r->wrong[0] == 0) check_wanted(r, s->slot, s->rows, s->n_rows);
     if (r->wrong[0] != 0) return;
     if (r->n_wire == RIG_MAX_WIRE) abort();
     struct rig_message *m = calloc(1, sizeof *m);
@@ -463,6 +475,7 @@ enum err_code rig_step(struct rig *r, struct engine_event ev)
             r->job[a->compute.slot] = a->compute;
             if (a->compute.begin) check_begin(r, a->compute.slot);
             note_job(r, &a->compute);
+            check_wanted(r, a->compute.slot, NULL, 0);
             if (r->on_job != NULL) r->on_job(r->ctx, a->compute.slot);
             break;
         case ENGINE_ACT_SEND:

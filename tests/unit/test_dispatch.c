@@ -368,6 +368,7 @@ Test(dispatch, a_new_placement_serves_waiting_rows)
     dispatch_node_down(d, 0, 1, DISPATCH_DECODE);
     dispatch_start(d, 0, SLOT_DECODE, 0, routing, no_skip, 1);
     cr_expect_eq(dispatch_n_unsent(d, SLOT_DECODE), 2);
+    cr_expect_eq(dispatch_next_timer_us(d), UINT64_MAX, "nobody is there to be asked again");
     uint8_t all[4] = {0xf, 0xf, 0xf, 0xf};
     const uint8_t *held[2] = {all, NULL};
     cr_assert_eq(placement_from_holdings(4, 4, 2, held, 5, &p, &why), ERR_OK);

@@ -2,9 +2,11 @@
 // links: engine
 // sources: ../sim/rig.c ../sim/fake_model.c
 #include <criterion/criterion.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "tests/sim/rig.h"
 
@@ -599,6 +601,52 @@ Test(engine, open_fails_cleanly_at_every_allocation_and_names_bad_settings)
     cfg.n_kv_blocks = 3;
     cr_expect_eq(engine_open(&cfg, &e, &why), ERR_INVALID);
     cr_expect(strstr(why.text, "256") && strstr(why.text, "3"), "%s", why.text);
+    placement_release(p);
+}
+
+/* One setting too small or too large: refused. Its neighbor that is allowed: taken. */
+Test(engine, every_setting_has_bounds)
+{
+    static const struct {
+        size_t field;
+        uint32_t bad, good;
+    } settings[] = {
+#define SETTING(name, bad, good) {offsetof(struct engine_cfg, name), bad, good}
+        SETTING(n_layers, 0, 2),
+        SETTING(n_layers, LIMIT_LAYERS + 1, 2),
+        SETTING(ctx, 0, 1),
+        SETTING(ctx, LIMIT_CONTEXT + 1, 256),
+        SETTING(ctx, 16 * 64 + 1, 16 * 64),
+        SETTING(chunk, 0, 1),
+        SETTING(chunk, (1u << 20) + 1, 16),
+        SETTING(max_decode_rows, 0, 1),
+        SETTING(max_decode_rows, (1u << 20) + 1, 16),
+        SETTING(decode_slots, 0, 1),
+        SETTING(decode_slots, LIMIT_LAYERS + 1, LIMIT_LAYERS),
+        SETTING(prefill_slots, 0, 1),
+        SETTING(prefill_slots, LIMIT_LAYERS + 1, LIMIT_LAYERS),
+        SETTING(max_running, 0, 1),
+        SETTING(max_running, (1u << 20) + 1, 16),
+        SETTING(max_waiting, 0, 1),
+        SETTING(max_waiting, (1u << 20) + 1, 16),
+        SETTING(n_encoder_layers, 2, 1),
+#undef SETTING
+    };
+    struct placement *p;
+    struct engine *e;
+    struct err why;
+    cr_assert_eq(placement_spread(2, 6, 2, 1, 0, &p, NULL), ERR_OK);
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        struct engine_cfg cfg = small_cfg();
+        cfg.placement = p;
+        char *field = (char *)&cfg + settings[i].field;
+        memcpy(field, &settings[i].bad, sizeof settings[i].bad);
+        cr_expect_eq(engine_open(&cfg, &e, &why), ERR_INVALID, "setting %zu: %u", i,
+                     settings[i].bad);
+        memcpy(field, &settings[i].good, sizeof settings[i].good);
+        cr_assert_eq(engine_open(&cfg, &e, &why), ERR_OK, "setting %zu: %s", i, why.text);
+        engine_close(e);
+    }
     placement_release(p);
 }
 
