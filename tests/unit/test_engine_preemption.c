@@ -11,7 +11,7 @@
 static const bool moe[2] = {true, true};
 
 static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode_slots,
-                            uint32_t prefill_slots)
+                            uint32_t prefill_slots, uint32_t max_decode_rows)
 {
     struct engine_cfg cfg = {
         .n_layers = 2,
@@ -21,7 +21,7 @@ static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode
         .ctx = 256,
         .n_kv_blocks = n_kv_blocks,
         .chunk = 64,
-        .max_decode_rows = 8,
+        .max_decode_rows = max_decode_rows,
         .decode_slots = decode_slots,
         .prefill_slots = prefill_slots,
         .max_running = 8,
@@ -45,7 +45,7 @@ static void open_tight_with(struct rig *r, uint32_t n_kv_blocks, uint32_t decode
 
 static void open_tight(struct rig *r, uint32_t n_kv_blocks)
 {
-    open_tight_with(r, n_kv_blocks, 2, 1);
+    open_tight_with(r, n_kv_blocks, 2, 1, 8);
 }
 
 static struct engine_stats stats_of(struct rig *r)
@@ -139,6 +139,21 @@ Test(engine_preemption, one_that_was_preempted_is_not_overtaken_by_one_that_came
     rig_close(&r);
 }
 
+Test(engine_preemption, an_older_one_that_reads_never_gives_way)
+{
+    struct rig r;
+    open_tight_with(&r, 4, 1, 1, 1); /* of two that decode one always waits for its turn */
+    struct rig_client *old[2] = {rig_submit(&r, 1, 30, 30, false, NEVER, NULL),
+                                 rig_submit(&r, 2, 30, 30, false, NEVER, NULL)};
+    struct rig_client *young = rig_submit(&r, 3, 200, 5, false, NEVER, NULL);
+    cr_expect_lt(rig_run(&r, 100000), 100000);
+    cr_expect_eq(r.wrong[0], 0, "%s", r.wrong);
+    cr_expect_eq(stats_of(&r).preemptions, 0);
+    cr_expect(old[0]->n_told == 30 && old[1]->n_told == 30 && young->n_told == 5);
+    cr_expect(old[0]->ended_us < young->ended_us || old[1]->ended_us < young->ended_us);
+    rig_close(&r);
+}
+
 /* Jobs and answers of these slots only, until they wait for something else. */
 static void run_slots(struct rig *r, uint32_t first, uint32_t last)
 {
@@ -161,7 +176,7 @@ static void run_slots(struct rig *r, uint32_t first, uint32_t last)
 Test(engine_preemption, an_older_prompt_is_not_starved_by_a_younger_that_decodes)
 {
     struct rig r;
-    open_tight_with(&r, 4, 1, 2);
+    open_tight_with(&r, 4, 1, 2, 8);
     struct rig_client *old =
         rig_submit(&r, 1, 250, 2, false, NEVER, NULL); /* its first chunk is in slot 1 */
     struct rig_client *young = rig_submit(&r, 2, 60, 190, false, NEVER, NULL);
