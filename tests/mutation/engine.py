@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Do the simulator and the unit tests see a wrong line in engine, dispatch, placement and combine? Each mutant must turn one red.
 
-    tests/mutation/engine.py [--list] [--check] [--mechanical N] [--seed S] [--simulated N] [WORD...]     only mutants with one of the words
+    tests/mutation/engine.py [--list] [--check] [--mechanical N] [--seed S] [--simulated N] [--sanitize]
+                             [WORD...]                only mutants with one of the words
 
 Half of the mutants are written by hand where a mistake would be plausible; the others the script makes from the sources: a flipped
 comparison, off by one, a dropped statement, a negated condition, && for || and back. Which ones follows from the seed and the
@@ -92,6 +93,8 @@ EQUIVALENT = {
     "engine.c engine_step: if (ev->now_us > e->now_us) e->now_us = ev->now_us; => "
     "if (ev->now_us >= e->now_us) e->now_us = ev->now_us;":
         "an equal time is set to itself",
+    "step_pool.c add_step: list_init(&s->in_lot); => nothing": "the link is first written when the step joins its lot",
+    "step_pool.c add_step: list_init(&s->in_lane); => nothing": "the link is first written when the step joins its lane",
 }
 
 MUTANT = collections.namedtuple("MUTANT", "name kind edits file")
@@ -182,8 +185,9 @@ def mechanical(seed):
 
 # ---- trying one ----------------------------------------------------------------------------------------------------------------
 
-def limit():
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+def limit(limit_memory):
+    if limit_memory:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -195,7 +199,7 @@ def run_tests(tree, tests, simulated):
         env.pop("SIM_SEED", None)
         try:
             done = subprocess.run([tree.folder / "build/tests" / test], cwd=tree.folder, env=env, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT, timeout=TIMEOUT_S, preexec_fn=limit)
+                                  stderr=subprocess.STDOUT, timeout=TIMEOUT_S, preexec_fn=lambda: limit(tree.limit_memory))
         except subprocess.TimeoutExpired:
             return red + [(test, "it does not end")]
         if done.returncode == 0:
@@ -248,6 +252,7 @@ def main():
     parser.add_argument("--mechanical", type=int, default=26)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--simulated", type=int, default=1000)
+    parser.add_argument("--sanitize", action="store_true", help="with ASan and UBSan: sees what leaks or reads out of bounds")
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     if args.check:
@@ -258,9 +263,10 @@ def main():
         return 0
     counts = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="moesaic-mutants-") as folder:
-        tree = Tree(folder)
-        wrong = tree.build(ENGINE_TESTS + COMBINE_TESTS)
-        red = wrong or run_tests(tree, ENGINE_TESTS + COMBINE_TESTS, args.simulated)
+        tree = Tree(folder, *(["-DMOESAIC_SANITIZE=ON"] if args.sanitize else []))
+        tree.limit_memory = not args.sanitize  # the sanitizer maps terabytes
+        tests = ENGINE_TESTS + (COMBINE_TESTS if any(m.file == COMBINE for m in hand + turns) else [])
+        red = tree.build(tests) or run_tests(tree, tests, args.simulated)
         if red:
             print("without a mutant:", red)
             return 1

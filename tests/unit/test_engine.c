@@ -648,6 +648,15 @@ Test(engine, every_setting_has_bounds)
         engine_close(e);
     }
     placement_release(p);
+
+    static const bool none[LIMIT_LAYERS];
+    struct engine_cfg cfg = small_cfg();
+    cfg.n_layers = LIMIT_LAYERS;
+    cfg.is_moe = none;
+    cr_assert_eq(placement_spread(LIMIT_LAYERS, 6, 2, 1, 0, &cfg.placement, NULL), ERR_OK);
+    cr_assert_eq(engine_open(&cfg, &e, &why), ERR_OK, "%s", why.text);
+    engine_close(e);
+    placement_release(cfg.placement);
 }
 
 Test(engine, closing_in_the_middle_leaks_nothing)
