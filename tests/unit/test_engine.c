@@ -653,6 +653,8 @@ Test(engine, every_setting_has_bounds)
     struct engine_cfg cfg = small_cfg();
     cfg.n_layers = LIMIT_LAYERS;
     cfg.is_moe = none;
+    cfg.ctx = LIMIT_CONTEXT;
+    cfg.n_kv_blocks = (LIMIT_CONTEXT + 63) / 64;
     cr_assert_eq(placement_spread(LIMIT_LAYERS, 6, 2, 1, 0, &cfg.placement, NULL), ERR_OK);
     cr_assert_eq(engine_open(&cfg, &e, &why), ERR_OK, "%s", why.text);
     engine_close(e);
