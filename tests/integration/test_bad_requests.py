@@ -150,6 +150,9 @@ TEXT_FORMAT = Rule(lambda v: isinstance(v, dict) and v.get("type") == "text", [{
 TEXT_ONLY = Rule(lambda v: v == ["text"], [["text"], ["text", "audio"], ["audio"]])
 KWARGS = Rule(lambda v: isinstance(v, dict) and not set(v) & {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"},
               [{"enable_thinking": False}, {"x": [[{"y": None}]]}, {"messages": []}, {"bos_token": "x"}])
+TOOLS = Rule(lambda v: v == [], [["x"], [{}], [{"type": "function"}], [{"type": "function", "function": {"name": ""}}],
+                                [{"type": "function", "function": {"name": "a b"}}], [{"type": "tool", "function": {"name": "a"}}],
+                                [{"type": "function", "function": {"name": "a", "parameters": []}}]])
 
 BOTH = {
     "temperature": Real(0, 2), "top_p": Real(0, 1, open_low=True), "min_p": Real(0, 1), "top_k": Int(-1, VOCAB),
@@ -166,7 +169,7 @@ BOTH = {
     "allowed_token_ids": EMPTY, "bad_words": EMPTY, "include_stop_str_in_output": FALSE, "skip_special_tokens": TRUE, "moe": EMPTY,
 }
 CHAT = {
-    **BOTH, "logprobs": BOOL, "chat_template": EMPTY, "chat_template_kwargs": KWARGS, "continue_final_message": FALSE,
+    **BOTH, "tools": TOOLS, "parallel_tool_calls": BOOL, "logprobs": BOOL, "chat_template": EMPTY, "chat_template_kwargs": KWARGS, "continue_final_message": FALSE,
     "add_generation_prompt": TRUE, "documents": EMPTY, "reasoning_effort": NONE_OR_AUTO, "modalities": TEXT_ONLY, "audio": EMPTY,
     "web_search_options": EMPTY,
 }

@@ -21,7 +21,8 @@ def test_kernels_are_compared_with_the_machine():
     done = bench("kernels", "--outputs", 32, "--inputs", 256, "--pieces", 1, "--json")
     assert done.returncode == 0, done.stderr
     d = json.loads(done.stdout)
-    assert [(p["format"], p["rows"]) for p in d["products"]] == [(f, r) for f in ("q8_0", "bf16", "f32") for r in (1, 4, 8, 16, 64)]
+    formats = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "mxfp4", "f8", "f16", "bf16", "f32")
+    assert [(p["format"], p["rows"]) for p in d["products"]] == [(f, r) for f in formats for r in (1, 4, 8, 16, 64)]
     assert all(p["share_of_read"] > 0 and p["share_of_peak"] > 0 for p in d["products"])
 
 
@@ -54,7 +55,7 @@ def test_a_generated_model_is_removed_when_interrupted():
 
 def test_nonsense_is_refused_by_name():
     for args, code, word in ((["model", "--shape", "gpt-9"], 1, "olmoe-1b-7b"),
-                             (["model", "--shape", "olmoe-1b-7b,hidden=33"], 1, "multiple of 256"),
+                             (["model", "--shape", "olmoe-1b-7b,hidden=33"], 1, "multiple of 32 from"),
                              (["model", "--shape", "olmoe-1b-7b,top_k=64,experts=8"], 1, "more than experts 8"),
                              (["model", "--shape", "olmoe-1b-7b,colour=1"], 1, "colour"),
                              (["model", "--nodes", "1,x"], 2, "--nodes"),
