@@ -143,17 +143,20 @@ for name in $(programs build); do
     wanted "$name" && run_program "$name" build ""
 done
 
-# Both sanitizers, and the AVX-512 kernels by emulation: of programs too, as some of the real processes below are those.
+# Both sanitizers. Where the CPU has no AVX-512, its kernels run by emulation: of programs too, as some of the real processes
+# below are those.
+emulate=ON
+grep -qw avx512_vnni /proc/cpuinfo && emulate=OFF
 if ! $fast; then
     quietly "Configuring with sanitizers" cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=Release \
-        -DMOESAIC_TESTS=ON -DMOESAIC_SANITIZE=ON -DMOESAIC_EMULATE_AVX512=ON
+        -DMOESAIC_TESTS=ON -DMOESAIC_SANITIZE=ON -DMOESAIC_EMULATE_AVX512=$emulate
     quietly "Building with sanitizers" cmake --build build-asan --parallel "$(cores)" \
         --target moesaic moesaic-coordinator moesaic-node all_tests
     echo "Test programs with AddressSanitizer and UndefinedBehaviorSanitizer"
     for name in $(programs build-asan); do
         wanted "$name" && run_program "$name" build-asan "asan "
     done
-    export MOESAIC_BIN_AVX512=$root/build-asan/bin
+    [ $emulate = ON ] && export MOESAIC_BIN_AVX512=$root/build-asan/bin
 fi
 
 echo "Real processes"
