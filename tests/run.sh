@@ -66,7 +66,7 @@ report() {
 run_program() { # NAME FOLDER
     local name=$1 program=$2/tests/${1##*/} began=$EPOCHREALTIME rc=0 tap=$out/tap text=$out/text
     rm -f "$tap"
-    timeout 900 "$program" --timeout 120 --tap="$tap" >"$text" 2>&1 </dev/null || rc=$?
+    timeout 900 "$program" --timeout 300 --tap="$tap" >"$text" 2>&1 </dev/null || rc=$?
     local counts=(0 0 0)
     [ -f "$tap" ] && read -r -a counts < <(awk '/^(not )?ok .*# *SKIP/ { s++; next } /^ok / { p++ } /^not ok / { f++ }
         END { print p + 0, f + 0, s + 0 }' "$tap")

@@ -27,6 +27,8 @@ void plain_register(struct plain_test *t);
 /* Say what failed; `fatal`: end the test. Any thread. */
 void plain_fail(bool fatal, const char *file, int line, const char *what, const char *fmt, ...)
     __attribute__((format(printf, 5, 6)));
+/* End the test as one that could not be made, and say why. */
+_Noreturn void cr_skip_test(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void cr_log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #define PLAIN_REGISTER(id, suite, name, fn, ...)                                                   \
@@ -50,6 +52,7 @@ void cr_log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 #define PLAIN_SAME_BYTES(a, b, n) (memcmp((a), (b), (n)) == 0)
 #define PLAIN_NEAR(a, b, by)      (fabs((double)(a) - (double)(b)) <= (double)(by))
 
+#define cr_assert_fail(...)        PLAIN_CHECK(true, false, "assertion", __VA_ARGS__)
 #define cr_assert(x, ...)          PLAIN_CHECK(true, (x), #x, __VA_ARGS__)
 #define cr_assert_eq(a, b, ...)    PLAIN_CHECK(true, (a) == (b), #a " == " #b, __VA_ARGS__)
 #define cr_assert_gt(a, b, ...)    PLAIN_CHECK(true, (a) > (b), #a " > " #b, __VA_ARGS__)
