@@ -26,10 +26,12 @@ static void check(const struct hparams *hp)
                    hp->n_heads % hp->n_kv_heads == 0 && within(hp->head_dim, LIMIT_HEAD_DIM) &&
                    hp->head_dim % 2 == 0,
                "heads %u/%u of %u", hp->n_heads, hp->n_kv_heads, hp->head_dim);
-    FUZZ_CHECK(within(hp->n_experts, LIMIT_EXPERTS) && within(hp->top_k, LIMIT_TOP_K) &&
-                   hp->top_k <= hp->n_experts && within(hp->expert_width, LIMIT_FFN_WIDTH),
+    FUZZ_CHECK(hp->n_experts == 0 ||
+                   (within(hp->n_experts, LIMIT_EXPERTS) && within(hp->top_k, LIMIT_TOP_K) &&
+                    hp->top_k <= hp->n_experts && within(hp->expert_width, LIMIT_FFN_WIDTH)),
                "experts %u of %u of width %u", hp->top_k, hp->n_experts, hp->expert_width);
-    FUZZ_CHECK(isfinite(hp->rope.theta) && hp->rope.theta > 0 && hp->norm_eps > 0,
+    FUZZ_CHECK(isfinite(hp->rope.theta) && (hp->rope.theta > 0 || hp->relative_bias.buckets > 0) &&
+                   hp->norm_eps > 0,
                "theta %g, eps %g", hp->rope.theta, (double)hp->norm_eps);
     FUZZ_CHECK(hp->bos >= -1 && hp->bos < (int32_t)hp->vocab, "bos %d", hp->bos);
     FUZZ_CHECK(hp->n_eos <= HPARAMS_MAX_EOS, "%u eos", hp->n_eos);
@@ -52,14 +54,18 @@ int fuzz_one(const uint8_t *data, size_t n)
     for (int role = 0; role < W_N_ROLES; role++)
         for (uint32_t layer = 0; layer < hp.n_layers; layer++) {
             uint32_t n_dims;
-            uint64_t dims[2] = {1, 1};
+            uint64_t dims[TENSOR_MAX_DIMS] = {1, 1};
             char name[WEIGHT_NAME_MAX];
             if (!weight_shape(&hp, (enum weight_role)role, layer, &n_dims, dims)) continue;
-            FUZZ_CHECK(n_dims >= 1 && n_dims <= 2 && dims[0] >= 1 && dims[0] <= UINT32_MAX &&
+            FUZZ_CHECK(n_dims >= 1 && n_dims <= 3 && dims[0] >= 1 && dims[0] <= UINT32_MAX &&
                            dims[n_dims - 1] >= 1 && dims[n_dims - 1] <= UINT32_MAX,
                        "role %d: %llu x %llu", role, (unsigned long long)dims[0],
                        (unsigned long long)dims[1]);
-            weight_name(hp.family, (enum weight_role)role, layer, hp.n_experts - 1, name);
+            struct weight_place place;
+            for (uint32_t i = 0;
+                 weight_place(&hp, FILES_HF, (enum weight_role)role, layer, i, &place); i++)
+                weight_name(place.name, weight_place_layer(&hp, &place, layer),
+                            hp.n_experts > 0 ? hp.n_experts - 1 : 0, name);
         }
     return 100 + (int)hp.family;
 }

@@ -85,7 +85,7 @@ static int check_chat(const struct request *r)
     bool calls = false;
     for (size_t i = 0; i < json_array_size(r->messages); i++)
         calls |= json_object_get(json_array_get(r->messages, i), "tool_calls") != NULL;
-    int without = prompt_from_messages(&plain, r->messages, NULL, &ids, NULL, &why);
+    int without = prompt_from_messages(&plain, r->messages, NULL, NULL, &ids, NULL, &why);
     FUZZ_CHECK(!calls || without != 0, "calls were left out");
     ids_free(&ids);
     return status != 0 ? status : without;
