@@ -17,8 +17,10 @@
 #include "common/base/check.h"
 #include "common/base/clock.h"
 #include "common/base/mem.h"
+#include "common/base/options.h"
 #include "common/rpc/rpc.h"
 #include "coordinator/cli/bench.h"
+#include "coordinator/cli/slow_link.h"
 #include "coordinator/cli/wire_echo.h"
 
 #define MAX_REPETITIONS 50u
@@ -40,15 +42,17 @@ static const struct {
 };
 
 struct bench {
-    bool spin, json, pin;
+    bool spin, json, pin, mode_said;
     unsigned repetitions;
+    struct slow_link_cfg slow; /* all 0: loopback as it is */
 
     struct rpc *r;
     struct rpc_link *link;
-    char target[32];
+    char control[32]; /* where raw runs are asked for, never through a slow link */
     int tcp, child_in;
     pid_t child;
-    uint8_t *out, *in; /* the largest size each */
+    struct slow_link *links[2]; /* gRPC, raw TCP */
+    uint8_t *out, *in;          /* the largest size each */
     uint64_t *samples_ns;
     uint64_t received; /* messages that came back */
     bool open, down;
@@ -122,7 +126,7 @@ static enum err_code run(struct bench *b, bool raw, uint32_t bytes, struct quant
         uint8_t *reply;
         size_t n;
         enum err_code rc =
-            rpc_unary(b->r, b->target, WIRE_RAW, &bytes, sizeof bytes, CALL_MS, &reply, &n, why);
+            rpc_unary(b->r, b->control, WIRE_RAW, &bytes, sizeof bytes, CALL_MS, &reply, &n, why);
         if (rc != ERR_OK) return rc;
         mem_free(reply);
     }
@@ -187,6 +191,11 @@ static enum err_code start_child(struct bench *b, unsigned *grpc_port, unsigned 
     return rc;
 }
 
+static bool is_slow(const struct bench *b)
+{
+    return b->slow.delay_us > 0 || b->slow.mbit > 0;
+}
+
 static enum err_code connect_tcp(struct bench *b, unsigned port, struct err *why)
 {
     struct sockaddr_in a = {.sin_family = AF_INET,
@@ -210,11 +219,17 @@ static enum err_code set_up(struct bench *b, struct err *why)
     b->samples_ns = mem_zalloc_array(MAX_ROUNDS, sizeof *b->samples_ns);
     if (b->out == NULL || b->in == NULL || b->samples_ns == NULL) return err_nomem(why, "buffers");
     enum err_code rc = start_child(b, &grpc_port, &tcp_port, why); /* before gRPC has threads */
-    if (rc == ERR_OK) rc = connect_tcp(b, tcp_port, why);
     if (rc == ERR_OK) rc = rpc_open(&b->r, why);
+    snprintf(b->control, sizeof b->control, "127.0.0.1:%u", grpc_port);
+    if (rc == ERR_OK && is_slow(b))
+        rc = slow_link_open(&b->slow, grpc_port, &b->links[0], &grpc_port, why);
+    if (rc == ERR_OK && is_slow(b))
+        rc = slow_link_open(&b->slow, tcp_port, &b->links[1], &tcp_port, why);
+    if (rc == ERR_OK) rc = connect_tcp(b, tcp_port, why);
     if (rc != ERR_OK) return rc;
-    snprintf(b->target, sizeof b->target, "127.0.0.1:%u", grpc_port);
-    rc = rpc_link_open(b->r, b->target, RPC_LANE_DECODE, WIRE_STREAM, &handlers, b, &b->link, why);
+    char target[32];
+    snprintf(target, sizeof target, "127.0.0.1:%u", grpc_port);
+    rc = rpc_link_open(b->r, target, RPC_LANE_DECODE, WIRE_STREAM, &handlers, b, &b->link, why);
     if (rc != ERR_OK) return rc;
     uint64_t end_us = clock_now_us() + CALL_MS * 1000;
     while (!b->open && !b->down && clock_now_us() < end_us)
@@ -231,6 +246,8 @@ static void tear_down(struct bench *b)
     rpc_link_close(b->link);
     rpc_close(b->r);
     if (b->tcp >= 0) close(b->tcp);
+    slow_link_close(b->links[0]);
+    slow_link_close(b->links[1]);
     if (b->child_in >= 0) close(b->child_in);
     if (b->child > 0) (void)waitpid(b->child, NULL, 0);
     mem_free(b->out);
@@ -240,17 +257,25 @@ static void tear_down(struct bench *b)
 
 /* ---- the command ------------------------------------------------------------------------------ */
 
+/* Us that the slow links alone take for a round trip. */
+static double cable_us(const struct bench *b, uint32_t bytes)
+{
+    const double rate = b->slow.mbit > 0 ? bytes * 8.0 / b->slow.mbit : 0;
+    return 2 * (b->slow.delay_us + rate);
+}
+
 static void print_row(const struct bench *b, size_t i, const struct quantiles *raw,
                       const struct quantiles *stream, double ratio)
 {
     if (b->json) {
         printf(
             "%s{\"bytes\":%u,\"tcp_p50_us\":%.1f,\"tcp_p99_us\":%.1f,\"grpc_p50_us\":%.1f,\"grpc_p99_us\":%.1f,"
-            "\"ratio\":%.3f,\"target\":%.1f}",
+            "\"cable_us\":%.1f,\"ratio\":%.3f,\"target\":%.1f}",
             i > 0 ? "," : "", sizes[i].bytes, raw->p50_us, raw->p99_us, stream->p50_us,
-            stream->p99_us, ratio, sizes[i].target);
+            stream->p99_us, cable_us(b, sizes[i].bytes), ratio, sizes[i].target);
         return;
     }
+    if (is_slow(b)) printf("%9.0f", cable_us(b, sizes[i].bytes));
     printf("%6u KiB  %9.1f / %-9.1f %9.1f / %-9.1f %6.2f   <= %.1f %s\n", sizes[i].bytes >> 10,
            raw->p50_us, raw->p99_us, stream->p50_us, stream->p99_us, ratio, sizes[i].target,
            ratio <= sizes[i].target ? "" : "missed");
@@ -259,13 +284,19 @@ static void print_row(const struct bench *b, size_t i, const struct quantiles *r
 static enum err_code measure(struct bench *b, struct err *why)
 {
     if (b->json)
-        printf("{\"mode\":\"%s\",\"pinned\":%s,\"repetitions\":%u,\"sizes\":[",
-               b->spin ? "spin" : "block", b->pin ? "true" : "false", b->repetitions);
-    else
         printf(
-            "Round trip in us, p50 / p99, both ends %s; medians of %u interleaved runs\n\n%10s  %21s %21s %6s   %s\n",
-            b->spin ? "spin" : "block", b->repetitions, "size", "raw TCP", "gRPC stream", "ratio",
-            "target");
+            "{\"mode\":\"%s\",\"pinned\":%s,\"delay_us\":%u,\"mbit\":%u,\"repetitions\":%u,\"sizes\":[",
+            b->spin ? "spin" : "block", b->pin ? "true" : "false", b->slow.delay_us, b->slow.mbit,
+            b->repetitions);
+    else {
+        printf("Round trip in us, p50 / p99, both ends %s; medians of %u interleaved runs\n",
+               b->spin ? "spin" : "block", b->repetitions);
+        if (is_slow(b))
+            printf("Through a proxy of %u us and %u Mbit/s (0: no limit) each way\n",
+                   b->slow.delay_us, b->slow.mbit);
+        printf("\n%s%10s  %21s %21s %6s   %s\n", is_slow(b) ? "    cable" : "", "size", "raw TCP",
+               "gRPC stream", "ratio", "target");
+    }
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         double v[2][2][MAX_REPETITIONS]; /* [raw][p50, p99] */
         for (unsigned rep = 0; rep < b->repetitions; rep++)
@@ -294,12 +325,24 @@ static enum err_code measure(struct bench *b, struct err *why)
     return ERR_OK;
 }
 
-enum { OPT_MODE = 'm', OPT_REPETITIONS = 'r', OPT_JSON = 0x100, OPT_NO_PIN };
+enum {
+    OPT_MODE = 'm',
+    OPT_REPETITIONS = 'r',
+    OPT_JSON = 0x100,
+    OPT_NO_PIN,
+    OPT_DELAY_US,
+    OPT_MBIT
+};
 
 static const struct argp_option options[] = {
     {"mode", OPT_MODE, "spin|block", 0,
-     "How both ends wait (default: spin with two cores or more, else block)", 0},
+     "How both ends wait (default: spin with two cores or more and no proxy, else block)", 0},
     {"repetitions", OPT_REPETITIONS, "N", 0, "Runs per size and kind, 1 to 50 (default 5)", 0},
+    {"delay-us", OPT_DELAY_US, "N", 0,
+     "Through a proxy that holds every byte back so long, each way; 0 to 1000000 (default 0)", 0},
+    {"mbit", OPT_MBIT, "N", 0,
+     "Through a proxy that carries no more than 10^6 bits per second, each way; 0 to 100000 (default 0: no limit)",
+     0},
     {"json", OPT_JSON, NULL, 0, "Print one JSON object", 0},
     {"no-pin", OPT_NO_PIN, NULL, 0, "Do not pin the two ends to a core each", 0},
     {0}};
@@ -313,6 +356,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "spin") != 0 && strcmp(arg, "block") != 0)
             argp_error(state, "--mode is spin or block, not '%s'", arg);
         b->spin = arg[0] == 's';
+        b->mode_said = true;
         break;
     case OPT_REPETITIONS: {
         unsigned long n = strtoul(arg, &end, 10);
@@ -321,6 +365,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         b->repetitions = (unsigned)n;
         break;
     }
+    case OPT_DELAY_US:
+        b->slow.delay_us = (uint32_t)options_number(state, "delay-us", arg, 0, 1000000);
+        break;
+    case OPT_MBIT:
+        b->slow.mbit = (uint32_t)options_number(state, "mbit", arg, 0, 100000);
+        break;
     case OPT_JSON:
         b->json = true;
         break;
@@ -329,6 +379,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         break;
     case ARGP_KEY_ARG:
         argp_error(state, "'%s' is one word too many", arg);
+        break;
+    case ARGP_KEY_END:
+        /* The proxy needs a core that a spinning end would keep from it. */
+        if (is_slow(b) && !b->mode_said) b->spin = false;
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -346,7 +400,8 @@ int bench_wire(int argc, char **argv)
         parse,
         NULL,
         "Measure the gRPC stream that carries expert rows against raw TCP on this machine.\v"
-        "The target is the ratio of the medians.",
+        "The target is the ratio of the medians. With --delay-us or --mbit both kinds go through the same kind of proxy, "
+        "`cable` is the time that it alone takes for a round trip, and the targets are those of loopback.",
         NULL,
         NULL,
         NULL};

@@ -26,6 +26,16 @@ def test_kernels_are_compared_with_the_machine():
     assert all(p["share_of_read"] > 0 and p["share_of_peak"] > 0 for p in d["products"])
 
 
+def test_the_wire_takes_at_least_what_its_proxy_holds_back():
+    done = bench("wire", "--delay-us", 3000, "--mbit", 500, "--repetitions", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    d = json.loads(done.stdout)
+    assert d["delay_us"] == 3000 and d["mbit"] == 500 and [s["bytes"] for s in d["sizes"]] == [16 << 10, 64 << 10, 1 << 20]
+    for s in d["sizes"]:
+        assert s["cable_us"] == round(2 * (3000 + s["bytes"] * 8 / 500), 1), s
+        assert s["tcp_p50_us"] >= s["cable_us"] and s["grpc_p50_us"] >= s["cable_us"], s
+
+
 def test_a_model_is_measured_in_one_process_and_on_a_cluster():
     with tempfile.TemporaryDirectory() as folder:
         make_model(pathlib.Path(folder) / "m", SMALL)
@@ -62,6 +72,8 @@ def test_nonsense_is_refused_by_name():
                              (["model", "--model", "/nowhere"], 1, "/nowhere"),
                              (["model", "--model", "a", "--make", "b"], 2, "--make"),
                              (["kernels", "--inputs", "33"], 2, "multiple of 256"),
+                             (["wire", "--delay-us", "1000001"], 2, "--delay-us"),
+                             (["wire", "--mbit", "fast"], 2, "--mbit"),
                              (["no-such-part"], 2, "wire")):
         done = bench(*args)
         assert done.returncode == code and word in done.stderr, (args, done.returncode, done.stderr)
